@@ -1,0 +1,47 @@
+"""Fixtures for all tests."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture(scope="session")
+def assets() -> Path:
+    """Folder of real media and weights; tests that need it skip where it is not there."""
+    folder = os.environ.get("STREAMSEG_TEST_ASSETS")
+    if not folder:
+        pytest.skip("STREAMSEG_TEST_ASSETS is not set: no real media to test with")
+    return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of the programs of ``tests/support/models.py``; made once per version of it."""
+    script = Path(__file__).parent / "support" / "models.py"
+    exporter = Path(__file__).parents[1] / "streamseg" / "convert" / "export.py"
+    key = hashlib.sha256(script.read_bytes() + exporter.read_bytes()).hexdigest()[:16]
+    folder = Path(__file__).parents[1] / ".cache" / "test-models" / key
+    if not folder.exists():
+        made = tmp_path_factory.mktemp("models")
+        subprocess.run(
+            [sys.executable, "-m", "tests.support.models", str(made)],
+            check=True,
+            capture_output=True,
+            cwd=Path(__file__).parents[1],
+            timeout=300,
+        )
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copytree(made, folder)
+    return folder
