@@ -1,0 +1,41 @@
+"""Conversion of models from other formats to ExecuTorch programs.
+
+Nothing is imported before it is used: the work needs torch and the export stack of
+ExecuTorch, which take seconds to load and which no running pipeline needs.
+"""
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from streamseg.convert.export import ExportReport, export_module
+    from streamseg.convert.tflite import TFLiteGraph, export_tflite, load_tflite, to_module
+
+__all__ = [
+    "ExportReport",
+    "TFLiteGraph",
+    "export_module",
+    "export_tflite",
+    "load_tflite",
+    "to_module",
+]
+
+_HOME = {
+    "ExportReport": "streamseg.convert.export",
+    "export_module": "streamseg.convert.export",
+    "TFLiteGraph": "streamseg.convert.tflite",
+    "export_tflite": "streamseg.convert.tflite",
+    "load_tflite": "streamseg.convert.tflite",
+    "to_module": "streamseg.convert.tflite",
+}
+
+
+def __getattr__(name: str) -> object:
+    """Import a public name when it is first asked for (PEP 562)."""
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOME[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

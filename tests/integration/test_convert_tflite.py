@@ -1,0 +1,135 @@
+"""Conversion of a real model, and what an export promises about files."""
+
+import os
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from streamseg.convert import ExportReport, export_module, export_tflite, load_tflite, to_module
+from streamseg.errors import ModelError
+
+pytestmark = [
+    pytest.mark.integration,
+    # The export stack of ExecuTorch warns about itself in many ways, none of them ours.
+    pytest.mark.filterwarnings("ignore"),
+]
+
+DEEPLAB = "weights/deeplabv3_257_voc21.tflite"
+
+
+@pytest.fixture(scope="module")
+def assets() -> Path:
+    folder = os.environ.get("STREAMSEG_TEST_ASSETS")
+    if not folder:
+        pytest.skip(f"STREAMSEG_TEST_ASSETS is not set: {DEEPLAB} is there")
+    return Path(folder)
+
+
+@pytest.fixture(scope="module")
+def deeplab(assets: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ExportReport]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield export_tflite(assets / DEEPLAB, tmp_path_factory.mktemp("deeplab") / "deeplab.pte")
+
+
+@pytest.fixture(scope="module")
+def picture(assets: Path) -> torch.Tensor:
+    """The golden test's picture, as the model wants it: RGB in [-1, 1]."""
+    path = assets / "golden" / "segmentation_input_rotation0.jpg"
+    rgb = cv2.cvtColor(cv2.imread(str(path)), cv2.COLOR_BGR2RGB)
+    assert rgb.shape == (257, 257, 3)
+    image = (rgb.astype(np.float32) - 127.5) / 127.5
+    return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)[None]))
+
+
+@pytest.fixture(scope="module")
+def golden_classes(assets: Path) -> np.ndarray:
+    path = assets / "golden" / "segmentation_golden_rotation0.png"
+    return cv2.imread(str(path), cv2.IMREAD_GRAYSCALE) // 10
+
+
+def agreement(scores: torch.Tensor, classes: np.ndarray) -> float:
+    return float((scores[0].argmax(0).numpy() == classes).mean())
+
+
+def test_rebuilt_deeplab_finds_the_golden_mask(
+    assets: Path, picture: torch.Tensor, golden_classes: np.ndarray
+) -> None:
+    with torch.inference_mode():
+        scores = to_module(load_tflite(assets / DEEPLAB))(picture)
+    assert scores.shape == (1, 21, 257, 257)
+    assert agreement(scores, golden_classes) >= 0.99
+
+
+def test_exported_deeplab_finds_the_golden_mask(
+    deeplab: ExportReport, picture: torch.Tensor, golden_classes: np.ndarray
+) -> None:
+    from executorch.extension.pybindings._C import _load_for_executorch
+
+    scores = _load_for_executorch(str(deeplab.path)).forward([picture])[0]
+    assert agreement(scores, golden_classes) >= 0.99
+    assert deeplab.input_shape == (1, 3, 257, 257)
+    assert deeplab.output_shape == (1, 21, 257, 257)
+    assert deeplab.max_abs_difference < 1e-3
+    assert list(deeplab.path.parent.iterdir()) == [deeplab.path]
+
+
+def test_rebuilt_deeplab_computes_what_litert_does(assets: Path, picture: torch.Tensor) -> None:
+    pytest.importorskip("ai_edge_litert", reason="LiteRT is not installed: no reference to run")
+    from ai_edge_litert.interpreter import Interpreter
+
+    interpreter = Interpreter(model_path=str(assets / DEEPLAB), num_threads=1)
+    interpreter.allocate_tensors()
+    module = to_module(load_tflite(assets / DEEPLAB))
+    noise = torch.rand(picture.shape, generator=torch.Generator().manual_seed(3)) * 2 - 1
+    for image in (picture, noise):
+        nhwc = image.permute(0, 2, 3, 1).numpy()
+        interpreter.set_tensor(interpreter.get_input_details()[0]["index"], nhwc)
+        interpreter.invoke()
+        reference = interpreter.get_tensor(interpreter.get_output_details()[0]["index"])
+        with torch.inference_mode():
+            scores = module(image).permute(0, 2, 3, 1).numpy()
+        np.testing.assert_allclose(scores, reference, atol=1e-3)
+
+
+def test_quantised_model_is_refused_by_name(assets: Path) -> None:
+    with pytest.raises(ModelError, match=r"mnv2_513_voc21_quant.*input is uint8"):
+        load_tflite(assets / "weights" / "deeplabv3_mnv2_513_voc21_quant.tflite")
+
+
+class RunningSum(torch.nn.Module):
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        return torch.sigmoid(torch.cumsum(image, dim=3))
+
+
+class Noisy(torch.nn.Module):
+    """Gives another result at every call in Python, so that no program can equal it."""
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        exporting = torch.compiler.is_exporting()
+        return torch.sigmoid(image) + (0.0 if exporting else 0.5)
+
+
+@pytest.mark.parametrize(
+    ("module", "message"),
+    [(RunningSum(), "left outside: .*cumsum"), (Noisy(), "differs from the module by 0.5")],
+)
+def test_failed_export_leaves_the_old_file(
+    tmp_path: Path, module: torch.nn.Module, message: str
+) -> None:
+    path = tmp_path / "model.pte"
+    path.write_bytes(b"the old one")
+    with pytest.raises(ModelError, match=message):
+        export_module(module.eval(), (1, 3, 8, 8), path)
+    assert path.read_bytes() == b"the old one"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_export_into_an_absent_folder_is_a_model_error(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="cannot write beside"):
+        export_module(torch.nn.Sigmoid().eval(), (1, 3, 8, 8), tmp_path / "none" / "model.pte")
