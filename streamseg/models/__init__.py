@@ -1,0 +1,1 @@
+"""Models: their cards, and the ones that come with the package."""
