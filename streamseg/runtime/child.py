@@ -1,0 +1,259 @@
+"""The model process: loads one .pte, then answers one line for every line that it is sent.
+
+It is started by ``process.py`` with nothing but its arguments, speaks JSON lines over standard
+input and output, and exchanges pixels and masks through shared memory:
+
+    <- {"loaded": {"input": [...], "output": [...], ...}}     or {"error": "..."} and it ends
+    -> {"attach": {"size": N, "layout": {...}, ...}}
+    -> {"run": {"slot": 0, "index": 12}}
+    <- {"done": {"slot": 0, "index": 12, "ms": 3.6}}          or {"failed": {..., "text": "..."}}
+
+End of input means: stop. Whatever native code prints goes to standard error.
+
+``executorch.runtime`` imports the whole export stack (7 s, 360 MB); the extension module behind it
+needs only torch (1 s, 220 MB), so it is imported directly where that works.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import time
+from typing import Any, TextIO
+
+__all__ = ["main"]
+
+_FLOAT32 = 6  # ScalarType::Float of ExecuTorch's scalar_type.h
+_MAX_PIXELS = 4096 * 4096
+_SMALL_INPUT = 256 * 256  # up to this many pixels one thread is as fast as several
+
+# runtime/core/error.h of ExecuTorch
+_RUNTIME_ERRORS = {
+    0x10: "an operation is not supported",
+    0x12: "it is not valid",
+    0x14: "an operator that it uses is not part of this ExecuTorch",
+    0x20: "a backend that it was exported for is not part of this ExecuTorch",
+    0x21: "there is not enough memory for it",
+    0x22: "the file cannot be read",
+    0x23: "it is not a valid ExecuTorch program",
+    0x24: "its external data is not valid",
+    0x25: "there are not enough resources for it",
+    0x30: "it was exported for another version of its backend",
+    0x31: "its backend cannot get enough memory",
+    0x32: "its backend lost the model",
+}
+
+
+def main(arguments: dict[str, Any]) -> None:
+    """Run the process.
+
+    Args:
+        arguments: ``model`` path of the .pte, ``threads`` (0 chooses, up to ``cores``), ``memory``
+            handle.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business
+    _die_with_parent()
+    # Native code prints to descriptor 1 as it likes; replies have a descriptor of their own.
+    with os.fdopen(os.dup(1), "w", encoding="utf-8", buffering=1) as replies:
+        os.dup2(2, 1)
+        try:
+            model = _Model(arguments["model"], arguments["threads"], arguments["cores"])
+        except _ModelProblem as problem:
+            _reply(replies, {"error": str(problem)})
+            return
+        _reply(replies, {"loaded": model.describe()})
+        _serve(model, arguments["memory"], replies)
+
+
+class _ModelProblem(Exception):
+    """The model cannot be used; the text is for the user."""
+
+
+class _Model:
+    """A loaded .pte whose ``forward`` takes [1, 3, H, W] float32."""
+
+    def __init__(self, path: str, threads: int, cores: int) -> None:
+        import torch
+
+        torch.set_num_threads(1)
+        torch.set_grad_enabled(False)
+        pybindings = _import_pybindings()
+        started = time.perf_counter()
+        _check_identifier(path)
+        try:
+            meta = pybindings._load_program(path).method_meta("forward")
+        except (RuntimeError, MemoryError, ValueError) as exc:
+            raise _ModelProblem(_explain(exc)) from exc
+        self._input = self._checked_input(meta)
+        self._output = self._checked_output(meta)
+        if threads < 1:
+            small = self._input[2] * self._input[3] <= _SMALL_INPUT
+            threads = 1 if small else cores
+        # Before the delegates are loaded: one that is keeps the thread pool that it found.
+        pybindings._unsafe_reset_threadpool(threads)
+        self._threads = pybindings._threadpool_get_thread_count()
+        # Contiguous NCHW: any other layout of the input gives wrong masks without an error.
+        self._tensor = torch.zeros(self._input)
+        # The first run loads the delegates: what is wrong with them shows here, not at a frame.
+        try:
+            self._module = pybindings._load_for_executorch(path)
+            outputs = self._module.forward((self._tensor,), clone_outputs=False)
+        except (RuntimeError, MemoryError, ValueError) as exc:
+            raise _ModelProblem(_explain(exc)) from exc
+        if tuple(outputs[0].shape) != self._output:
+            raise _ModelProblem(
+                f"it returned {list(outputs[0].shape)}, but says {list(self._output)}"
+            )
+        self._load_ms = (time.perf_counter() - started) * 1e3
+
+    @staticmethod
+    def _checked_input(meta: Any) -> tuple[int, ...]:
+        if meta.num_inputs() != 1:
+            raise _ModelProblem(f"it takes {meta.num_inputs()} inputs, expected one picture")
+        info = meta.input_tensor_meta(0)
+        sizes = tuple(info.sizes())
+        if len(sizes) != 4 or sizes[0] != 1 or sizes[1] != 3 or min(sizes) < 1:
+            raise _ModelProblem(f"its input is {list(sizes)}, expected [1, 3, height, width]")
+        if sizes[2] * sizes[3] > _MAX_PIXELS:
+            raise _ModelProblem(f"its input {list(sizes)} has over {_MAX_PIXELS} pixels")
+        if info.dtype() != _FLOAT32:
+            raise _ModelProblem(f"its input has scalar type {info.dtype()}, expected float32 (6)")
+        return sizes
+
+    @staticmethod
+    def _checked_output(meta: Any) -> tuple[int, ...]:
+        if meta.num_outputs() < 1:
+            raise _ModelProblem("it returns nothing, expected [1, classes, height, width]")
+        info = meta.output_tensor_meta(0)
+        sizes = tuple(info.sizes())
+        if len(sizes) != 4 or sizes[0] != 1 or min(sizes) < 1:
+            raise _ModelProblem(
+                f"its output is {list(sizes)}, expected [1, classes, height, width]"
+            )
+        if sizes[2] * sizes[3] > _MAX_PIXELS:
+            raise _ModelProblem(f"its output {list(sizes)} has over {_MAX_PIXELS} pixels")
+        if info.dtype() != _FLOAT32:
+            raise _ModelProblem(f"its output has scalar type {info.dtype()}, expected float32 (6)")
+        return sizes
+
+    def describe(self) -> dict[str, Any]:
+        return {
+            "input": self._input,
+            "output": self._output,
+            "load_ms": self._load_ms,
+            "threads": self._threads,
+        }
+
+    def run(self, pixels: Any, scale: Any, offset: Any) -> Any:
+        """Return the logits or probabilities: (K, H, W) float32.
+
+        Args:
+            pixels: (H, W, 3) uint8 RGB.
+            scale: (3, 1, 1) float32: 1 / (255 * std).
+            offset: (3, 1, 1) float32: -mean / std.
+        """
+        import torch
+
+        tensor = self._tensor[0]
+        tensor.copy_(torch.from_numpy(pixels).permute(2, 0, 1))
+        tensor.mul_(scale).add_(offset)
+        # The outputs stay in the module's memory: they are consumed before the next run.
+        outputs = self._module.forward((self._tensor,), clone_outputs=False)
+        return outputs[0][0]
+
+
+class _Job:
+    """What ``attach`` agreed on: the memory, its layout, how to normalise and what to return."""
+
+    def __init__(self, attach: dict[str, Any], memory_handle: str) -> None:
+        import torch
+
+        from streamseg.runtime.layout import SlotLayout
+        from streamseg.runtime.memory import SharedMemory
+
+        self._layout = SlotLayout.from_json(attach["layout"])
+        memory = SharedMemory.attach(memory_handle, attach["size"])
+        self._slots = [self._layout.views(memory, slot) for slot in range(attach["slots"])]
+        mean = torch.tensor(attach["mean"], dtype=torch.float32).reshape(3, 1, 1)
+        std = torch.tensor(attach["std"], dtype=torch.float32).reshape(3, 1, 1)
+        self._scale = 1.0 / (255.0 * std)
+        self._offset = -mean / std
+        self._output: str = attach["output"]
+
+    def run(self, model: _Model, slot: int) -> None:
+        from streamseg.runtime.postprocess import write_result
+
+        views = self._slots[slot]
+        maps = model.run(views.pixels, self._scale, self._offset)
+        write_result(maps, self._output, self._layout, views)
+
+
+def _serve(model: _Model, memory_handle: str, replies: TextIO) -> None:
+    job: _Job | None = None
+    for line in sys.stdin:
+        message = json.loads(line)
+        if "attach" in message:
+            job = _Job(message["attach"], memory_handle)
+            continue
+        if job is None:
+            raise RuntimeError("run before attach")
+        run = message["run"]
+        started = time.perf_counter()
+        try:
+            job.run(model, run["slot"])
+        except (RuntimeError, MemoryError, ValueError) as exc:
+            _reply(replies, {"failed": {**run, "text": _explain(exc)}})
+        else:
+            ms = (time.perf_counter() - started) * 1e3
+            _reply(replies, {"done": {**run, "ms": ms}})
+
+
+def _reply(replies: TextIO, message: dict[str, Any]) -> None:
+    replies.write(json.dumps(message) + "\n")
+    replies.flush()
+
+
+def _check_identifier(path: str) -> None:
+    """Refuse what is no program at all; the runtime aborts on some of it."""
+    try:
+        with open(path, "rb") as file:
+            start = file.read(8)
+    except OSError as exc:
+        raise _ModelProblem(f"the file cannot be read: {exc.strerror}") from exc
+    if start[4:6] != b"ET":  # the flatbuffer's file identifier, ET and two digits
+        raise _ModelProblem("it is not an ExecuTorch program")
+
+
+def _import_pybindings() -> Any:
+    try:
+        from executorch.extension.pybindings import _C
+    except ImportError:  # another layout of the package: the public way, slower
+        from executorch.extension.pybindings import portable_lib
+
+        return portable_lib
+    return _C
+
+
+def _explain(exc: BaseException) -> str:
+    text = " ".join(str(exc).split())
+    for word in text.replace(",", " ").replace(":", " ").split():
+        if word.lower().startswith("0x"):
+            try:
+                reason = _RUNTIME_ERRORS.get(int(word, 16))
+            except ValueError:
+                continue
+            if reason:
+                return f"{reason} (ExecuTorch error {word})"
+    return text[:300] or type(exc).__name__
+
+
+def _die_with_parent() -> None:
+    """Have Linux kill this process when its parent is gone, even in the middle of a model run."""
+    if sys.platform != "linux":
+        return
+    import ctypes
+
+    pr_set_pdeathsig = 1
+    ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
