@@ -143,7 +143,8 @@ class StreamInfo:
         sample_aspect_ratio: Width to height of one sample; 1 for square pixels.
         colour: The stream's colour description.
         side_streams: Audio, subtitle, data and attachment streams whose packets come with the
-            frames; they belong to the source and are valid while it is open.
+            frames; they belong to the source and are valid while it is open, and not shown in the
+            repr: looking at one after that ends the process.
         metadata: The container's tags.
         video_metadata: The video stream's tags (language, title).
         chapters: As ``av`` gives them: dicts of id, start, end, time_base, metadata.
@@ -160,7 +161,7 @@ class StreamInfo:
     duration_s: float | None = None
     sample_aspect_ratio: Fraction = Fraction(1)
     colour: Colour = Colour()
-    side_streams: Sequence[Stream] = ()
+    side_streams: Sequence[Stream] = field(default=(), repr=False)
     metadata: Mapping[str, str] = field(default_factory=dict)
     video_metadata: Mapping[str, str] = field(default_factory=dict)
     chapters: Sequence[Any] = ()

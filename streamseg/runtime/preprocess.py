@@ -10,6 +10,10 @@ the one call (0.8 ms).
 
 Masks of such a model lie by half a step off the usual grid, three pixels at 1080p; ``to_centres``
 puts them right.
+
+PyAV's ``reformat`` changes the colour tags of the frame that it reads while it works, so nobody
+else may look at a frame that is on its way to the model; the pipeline segments a frame before it
+hands it to anyone.
 """
 
 from __future__ import annotations

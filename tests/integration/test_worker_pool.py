@@ -38,10 +38,14 @@ def model_processes() -> list[psutil.Process]:
     ]
 
 
+def shared_segments() -> set[str]:
+    return set(os.listdir("/dev/shm"))
+
+
 @pytest.fixture(autouse=True)
 async def nothing_left_behind():
     threads, fds = threading.active_count(), psutil.Process().num_fds()
-    shared = set(Path("/dev/shm").iterdir())
+    shared = shared_segments()
     yield
     # A process that was waited for is gone at once; its waiting thread ends just after it.
     for _ in range(100):
@@ -51,7 +55,7 @@ async def nothing_left_behind():
     assert [process.cmdline() for process in model_processes()] == []
     assert threading.active_count() <= threads
     assert psutil.Process().num_fds() <= fds + 1  # the event loop's own, opened on first use
-    assert set(Path("/dev/shm").iterdir()) <= shared
+    assert shared_segments() <= shared
 
 
 async def test_results_belong_to_their_pictures(models: Path) -> None:
