@@ -1,0 +1,1 @@
+"""The command line; logging is set up here and nowhere else."""

@@ -1,0 +1,100 @@
+"""The ``streamseg`` command: its subcommands, and what every one of them shares.
+
+An expected error is one line on standard error and an exit code: 2 for what the user can correct,
+1 for a failure, 130 after Ctrl-C, 143 after SIGTERM.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from streamseg.cli import config, doctor, run, segment
+from streamseg.cli.report import print_error
+from streamseg.errors import StreamsegError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = ["app", "run_command"]
+
+app = typer.Typer(
+    name="streamseg",
+    help="Segmentation of video: blur, replace or cut out the background, or write the masks.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+)
+app.command("run")(run.run)
+app.command("segment")(segment.segment)
+app.command("doctor")(doctor.doctor)
+app.add_typer(config.app, name="config")
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from streamseg import __version__
+
+        typer.echo(f"streamseg {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _common(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_version, is_eager=True, help="Print the version."),
+    ] = False,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Tell more: processes, fallbacks, tracebacks.")
+    ] = False,
+) -> None:
+    logging.basicConfig(
+        stream=sys.stderr,
+        level=logging.DEBUG if verbose else logging.WARNING,
+        format="streamseg: %(message)s",
+        force=True,
+    )
+    for noisy in ("asyncio", "libav"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+
+
+def run_command(arguments: Sequence[str]) -> int:
+    """Run one command line.
+
+    Args:
+        arguments: Without the program's name.
+
+    Returns:
+        The exit code.
+    """
+    command = typer.main.get_command(app)
+    try:
+        result = command.main(list(arguments), prog_name="streamseg", standalone_mode=False)
+    except StreamsegError as exc:
+        print_error(str(exc))
+        return exc.exit_code
+    except (KeyboardInterrupt, typer.Abort):
+        print_error("interrupted; nothing was written")
+        return 130
+    except BrokenPipeError:
+        # Whoever read our output has gone: nobody to tell, and nothing to flush at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception as exc:
+        shown = getattr(exc, "show", None)
+        if shown is not None:  # a usage error of the command line parser
+            shown()
+            return int(getattr(exc, "exit_code", 2))
+        if logging.getLogger().isEnabledFor(logging.DEBUG):
+            logging.getLogger(__name__).exception("internal error")
+        print_error(
+            f"internal error: {type(exc).__name__}: {' '.join(str(exc).split())}; "
+            "please report it with the output of the same command with --verbose before 'run'"
+        )
+        return 1
+    return int(result or 0)

@@ -1,0 +1,33 @@
+"""``streamseg config``: what a configuration comes to."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from streamseg.config import load_config, to_toml
+
+__all__ = ["app"]
+
+app = typer.Typer(help="Look at configurations.", no_args_is_help=True)
+
+
+@app.command()
+def show(
+    file: Annotated[
+        Path | None, typer.Argument(help="A configuration; the defaults alone if left out.")
+    ] = None,
+) -> None:
+    """Print a configuration with all defaults filled in, as TOML, after checking it.
+
+    **Example**
+
+        streamseg config show configs/blur.toml
+    """
+    from streamseg.effects.registry import create_effect
+
+    settings = load_config(file)
+    create_effect(settings.effect.name, settings.effect.options)
+    typer.echo(to_toml(settings), nl=False)

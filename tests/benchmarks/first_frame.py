@@ -1,0 +1,24 @@
+"""How long after its process began a file job has its first frame out; prints seconds."""
+
+from __future__ import annotations
+
+import sys
+import time
+
+import anyio
+import psutil
+
+from streamseg.config import load_config
+from streamseg.pipeline import Pipeline
+from streamseg.session import run_file
+
+times: list[float] = []
+
+
+def note(_: Pipeline) -> None:
+    times.append(time.time())
+
+
+config = load_config(None, {"output.overwrite": True, "source.duration_s": 1.0})
+anyio.run(lambda: run_file(sys.argv[1], sys.argv[2], config, on_progress=note))
+print(times[0] - psutil.Process().create_time())
