@@ -84,16 +84,22 @@ class MaskedEffect(VideoEffect):
         options: The checked options.
         coloured: True if it adds colours to grey pictures.
         chroma_only: True if it leaves luma as it is.
+        opaque: True if nothing of the frame may remain where the effect applies fully.
     """
 
     options_type: ClassVar[type[EffectOptions]] = SideOptions
 
     def __init__(
-        self, options: SideOptions, *, coloured: bool = False, chroma_only: bool = False
+        self,
+        options: SideOptions,
+        *,
+        coloured: bool = False,
+        chroma_only: bool = False,
+        opaque: bool = True,
     ) -> None:
         self._options = options
         self._working = Working(coloured=coloured)
-        self._merge = MaskedMerge(chroma_only=chroma_only)
+        self._merge = MaskedMerge(chroma_only=chroma_only, opaque=opaque)
         self._overlay: av.VideoFrame | None = None
         self._scratch = Scratch()
         self._copy = FilterGraph([("copy", "")])

@@ -51,7 +51,8 @@ class BlurEffect(MaskedEffect):
     options_type: ClassVar[type[EffectOptions]] = BlurOptions
 
     def __init__(self, options: BlurOptions) -> None:
-        super().__init__(options)
+        # What it lays over is the same scene: one level of it left under the blur tells nothing.
+        super().__init__(options, opaque=False)
         self._strength = options.strength
 
     def _render(self, frame: Frame, segmentation: Segmentation | None) -> av.VideoFrame:

@@ -30,6 +30,9 @@ class ModelSegmenter(Segmenter):
         self._preprocess: Preprocessor | None = None
         self._wanted: tuple[str, ...] = ()
         self._sampling = "centre"
+        # It takes less time than the model: a second thread would bring a second set of buffers,
+        # 6 MB of RGB each at 1080p, and no speed.
+        self._one_at_a_time = anyio.CapacityLimiter(1)
 
     async def open(self) -> None:
         """Start the pool.
@@ -52,10 +55,13 @@ class ModelSegmenter(Segmenter):
         """Return the model's masks of this frame; see ``Segmenter.segment``."""
         if self._preprocess is None:
             raise anyio.ClosedResourceError
-        pixels = await anyio.to_thread.run_sync(self._preprocess, frame.video)
+        pixels = await anyio.to_thread.run_sync(
+            self._preprocess, frame.video, limiter=self._one_at_a_time
+        )
         result = await self.pool.run(pixels, index=frame.index)
         masks = list(result.masks)
         if self._sampling == "corner":
+            # On the loop: such models are small, and this takes a tenth of a millisecond.
             size = (frame.height, frame.width)
             masks = [to_centres(mask, size) for mask in masks]
         return Segmentation(

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import anyio
 import av
+import cv2
 
 from streamseg.abc import Effect, MaskFilter
 from streamseg.effects.registry import EFFECTS, create_effect
@@ -39,6 +40,7 @@ async def segmented(clip: Path, frames: int) -> list[tuple[Frame, Segmentation]]
 
 
 def run(arguments: argparse.Namespace) -> None:
+    cv2.setNumThreads(1)  # as the command line does
     times: dict[str, list[float]] = {}
     results: dict[str, dict[str, dict[str, float]]] = {}
     for size in support.SIZES:

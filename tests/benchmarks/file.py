@@ -7,6 +7,7 @@ import shutil
 import statistics
 import subprocess
 import sys
+import time
 import venv
 from pathlib import Path
 
@@ -105,7 +106,6 @@ def first_frames(clip: Path, out: Path) -> dict[str, float]:
         kind = "disk caches dropped"
     except OSError:
         kind = "disk caches as they were"
-    cold = float(run_measured(command)[1])
-    warm = [float(run_measured(command)[1]) for _ in range(3)]
+    cold, *warm = [float(run_measured([*command, str(time.time())])[1]) for _ in range(4)]
     print(f"\nfirst frame out: {cold:.2f} s ({kind}), then {statistics.median(warm):.2f} s")
     return {"cold": round(cold, 3), "warm": round(statistics.median(warm), 3)}
