@@ -128,6 +128,8 @@ def _opens(encoder: str) -> bool:
         context.width, context.height, context.time_base = 640, 360, Fraction(1, 30)
         formats = context.codec.video_formats or []
         context.pix_fmt = formats[0].name if formats else "yuv420p"
+        if encoder == "libx265":
+            context.options = {"x265-params": "log-level=none"}  # it does not use FFmpeg's log
         context.open()
     except (av.FFmpegError, ValueError):
         return False

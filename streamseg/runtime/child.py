@@ -19,6 +19,7 @@ from __future__ import annotations
 import gc
 import json
 import os
+import re
 import signal
 import sys
 import time
@@ -31,6 +32,7 @@ _FLOAT32 = 6  # ScalarType::Float of ExecuTorch's scalar_type.h
 _MAX_PIXELS = 4096 * 4096
 _SMALL_INPUT = 256 * 256  # up to this many pixels one thread is as fast as several
 
+_ERROR_CODE = re.compile(r"\b0x:?([0-9a-fA-F]{1,4})\b")  # one of its messages has a colon inside
 # runtime/core/error.h of ExecuTorch
 _RUNTIME_ERRORS = {
     0x10: "an operation is not supported",
@@ -247,14 +249,10 @@ def _import_pybindings() -> Any:
 
 def _explain(exc: BaseException) -> str:
     text = " ".join(str(exc).split())
-    for word in text.replace(",", " ").replace(":", " ").split():
-        if word.lower().startswith("0x"):
-            try:
-                reason = _RUNTIME_ERRORS.get(int(word, 16))
-            except ValueError:
-                continue
-            if reason:
-                return f"{reason} (ExecuTorch error {word})"
+    code = _ERROR_CODE.search(text)
+    reason = _RUNTIME_ERRORS.get(int(code[1], 16)) if code else None
+    if code and reason:
+        return f"{reason} (ExecuTorch error 0x{code[1]})"
     return text[:300] or type(exc).__name__
 
 

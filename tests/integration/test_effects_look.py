@@ -72,7 +72,8 @@ def test_real_frames_keep_stamps_and_colour_without_a_word_from_ffmpeg(assets, c
                 assert (out.pts, out.time_base, out.index) == (
                     source.pts, source.time_base, index,
                 )  # fmt: skip
-                assert Colour.of(out.video) == Colour.of(video)
+                if name != "mask":  # grey of full range, whatever the frame is
+                    assert Colour.of(out.video) == Colour.of(video)
                 assert out.pixel_format == effect.output_format(source.pixel_format)
         assert list(lines) == []
     finally:
