@@ -11,11 +11,15 @@ def main() -> None:
     # Imports make objects that live for ever: looking for garbage among them takes a quarter of
     # their time, and later the same again in every full collection.
     gc.disable()
-    from streamseg.cli.app import run_command
+    try:
+        from streamseg.cli.app import run_command
 
-    gc.freeze()
-    gc.enable()
-    sys.exit(run_command(sys.argv[1:]))
+        gc.freeze()
+        gc.enable()
+        code = run_command(sys.argv[1:])
+    except KeyboardInterrupt:  # while importing: nothing has been done yet
+        code = 130
+    sys.exit(code)
 
 
 if __name__ == "__main__":

@@ -176,9 +176,9 @@ class Effect(ABC):
 
 
 class Sink(Resource):
-    """Where pictures go. ``open`` starts it, ``finish`` completes it, ``aclose`` ends it.
+    """Where pictures go: ``open``, ``send``, ``finish``, ``commit``, and always ``aclose``.
 
-    Closing a sink that was not finished abandons what it wrote: an older file stays as it was.
+    Closing a sink that was not committed abandons what it wrote: an older file stays as it was.
     """
 
     @abstractmethod
@@ -207,10 +207,20 @@ class Sink(Resource):
 
     @abstractmethod
     async def finish(self) -> None:
-        """Write everything out, verify it, and put it where it belongs.
+        """Write everything out and verify it; the target is still as it was.
 
         Raises:
-            SinkWriteError: If the result is not whole; the target is then as it was before.
+            SinkWriteError: If the result is not whole.
+        """
+
+    @abstractmethod
+    async def commit(self) -> None:
+        """Put what was finished where it belongs.
+
+        Apart from ``finish``, so that of several sinks either all keep their result or none does.
+
+        Raises:
+            SinkWriteError: If the target cannot be replaced; it is then as it was before.
         """
 
     @property

@@ -131,7 +131,8 @@ class StreamInfo:
     """What a source knows of its stream once it is open.
 
     Attributes:
-        name: For messages: the path or URL as given, without credentials.
+        name: For messages: the path or URL as given, without credentials, printable.
+        files: Real paths of the files that are read; no sink may write to one of them.
         width: Width in pixels of the frames that the source delivers, rotation applied.
         height: Height in pixels, rotation applied.
         pixel_format: FFmpeg's name of the frames' pixel format.
@@ -165,6 +166,7 @@ class StreamInfo:
     metadata: Mapping[str, str] = field(default_factory=dict)
     video_metadata: Mapping[str, str] = field(default_factory=dict)
     chapters: Sequence[Any] = ()
+    files: Sequence[str] = ()
 
 
 def plane_view(video: av.VideoFrame, plane: int) -> NDArray[Any]:

@@ -1,14 +1,14 @@
 """Pipeline: Source -> Segmenter -> MaskFilter* -> Effect -> Sink(s).
 
-It knows the protocols of ``abc.py`` and no concrete class. Three tasks work hand in hand, with a
-bounded queue between each two, so that decoding, the model, the effect and encoding overlap while
-every frame keeps its place:
+It knows the protocols of ``abc.py`` and no concrete class. Three tasks work hand in hand, so that
+decoding, the model, the effect and encoding overlap while every frame keeps its place:
 
     read:   source.receive() -> starts the segmentation of the frame -> queue
     shape:  waits for that segmentation -> mask filters and effect, in a thread -> queue
     write:  hands the picture to every sink
 
-The queues hold ``max_in_flight`` frames together; when the sinks are slow, the source waits.
+No more than ``max_in_flight`` frames are between the source and the sinks, which bounds the queues;
+when the sinks are slow, the source waits.
 Packets of side streams go from the source to the sinks directly: nothing is done to them.
 """
 
@@ -17,7 +17,7 @@ from __future__ import annotations
 import time
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, NoReturn, Self
 
 import anyio
 import anyio.to_thread
@@ -83,14 +83,15 @@ class Pipeline:
     ) -> None:
         if not sinks:
             raise ConfigError("a pipeline needs at least one sink, got none")
-        if max_in_flight < 2:
-            raise ConfigError(f"max_in_flight is {max_in_flight}, expected at least 2")
+        if max_in_flight < 1:
+            raise ConfigError(f"max_in_flight is {max_in_flight}, expected at least 1")
         self.source = source
         self.segmenter = segmenter
         self.mask_filters = tuple(mask_filters)
         self.effect = effect
         self.sinks = tuple(sinks)
-        self._queued = max_in_flight // 2
+        self._max_in_flight = max_in_flight
+        self._places = anyio.Semaphore(max_in_flight)
         self._on_progress = on_progress
         self._stack = AsyncExitStack()
         self._info: StreamInfo | None = None
@@ -137,8 +138,9 @@ class Pipeline:
             raise anyio.ClosedResourceError
         self._started_s = time.monotonic()
         self._ended_s = None
-        shaped_in, shaped_out = anyio.create_memory_object_stream[_Job](self._queued)
-        ready_in, ready_out = anyio.create_memory_object_stream[_Job](self._queued)
+        self._places = anyio.Semaphore(self._max_in_flight)
+        shaped_in, shaped_out = anyio.create_memory_object_stream[_Job](self._max_in_flight)
+        ready_in, ready_out = anyio.create_memory_object_stream[_Job](self._max_in_flight)
         try:
             async with anyio.create_task_group() as group:
                 group.start_soon(self._read, group, shaped_in)
@@ -146,8 +148,12 @@ class Pipeline:
                 group.start_soon(self._write, ready_out)
             for sink in self.sinks:
                 await sink.finish()
+            # All results are whole: from here on it is a matter of renaming, not to be cut short.
+            with anyio.CancelScope(shield=True):
+                for sink in self.sinks:
+                    await sink.commit()
         except BaseExceptionGroup as exc:
-            raise _first_cause(exc) from None
+            _reraise(exc)
         finally:
             self._ended_s = time.monotonic()
             if self.effect is not None:
@@ -174,27 +180,29 @@ class Pipeline:
         )
 
     async def _open(self) -> None:
-        async def open_source() -> None:
-            self._info = await self.source.open()
+        for part in (self.source, self.segmenter, *self.sinks):
+            if part is not None:
+                self._stack.push_async_callback(part.aclose)
 
-        # Importing and loading the model takes longest: the source opens meanwhile. What fails
-        # first decides; everything that was touched is closed again by the stack.
-        self._stack.push_async_callback(self.source.aclose)
+        async def open_ends() -> None:
+            self._info = await self.source.open()
+            for sink in self.sinks:
+                await sink.open(self._info)
+
+        # Importing and loading the model takes longest: the ends open meanwhile, and a target that
+        # cannot be written is told at once. What fails first decides.
         try:
             async with anyio.create_task_group() as group:
-                group.start_soon(open_source)
+                group.start_soon(open_ends)
                 if self.segmenter is not None:
-                    self._stack.push_async_callback(self.segmenter.aclose)
                     group.start_soon(self.segmenter.open)
         except BaseExceptionGroup as exc:
-            raise _first_cause(exc) from None
-        for sink in self.sinks:
-            self._stack.push_async_callback(sink.aclose)
-            await sink.open(self.info)
+            _reraise(exc)
 
     async def _read(self, group: TaskGroup, shaped: MemoryObjectSendStream[_Job]) -> None:
         async with shaped:
             while True:
+                await self._places.acquire()
                 try:
                     with self._timers["read"].measure():
                         frame = await self.source.receive()
@@ -246,6 +254,7 @@ class Pipeline:
                 with self._timers["write"].measure():
                     for sink in self.sinks:
                         await sink.send(job.frame, job.segmentation)
+                self._places.release()
                 now = time.monotonic()
                 self._timers["total"].add((now - job.frame.captured_s) * 1e3)
                 if self._first_frame_s is None:
@@ -255,13 +264,11 @@ class Pipeline:
                     self._on_progress(self)
 
 
-def _first_cause(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """Return what a task group failed of: an expected error if there is one, else the first."""
-    leaves = list(_leaves(group))
-    for leaf in leaves:
-        if isinstance(leaf, StreamsegError):
-            return leaf
-    return leaves[0]
+def _reraise(group: BaseExceptionGroup[BaseException]) -> NoReturn:
+    """Raise what a task group failed of: an expected error if there is one, else the first."""
+    leaves = _leaves(group)
+    leaf = next((leaf for leaf in leaves if isinstance(leaf, StreamsegError)), leaves[0])
+    raise leaf from leaf.__cause__
 
 
 def _leaves(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:

@@ -5,6 +5,7 @@ Nothing below this knows which source, model, effect or sink it works with.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +26,6 @@ from streamseg.sinks.masks import MaskSink
 from streamseg.sources.file import FileSource
 
 if TYPE_CHECKING:
-    import os
     from collections.abc import Callable, Sequence
 
     from streamseg.abc import MaskFilter, Sink
@@ -88,6 +88,9 @@ def file_pipeline(
     """
     effect = create_effect(config.effect.name, config.effect.options)
     output = config.output
+    # What the job reads besides its source must not be written to, either.
+    background = config.effect.options.get("background")
+    protected = [os.fspath(background)] if background is not None else []
     sinks: list[Sink] = [
         FileSink(
             target,
@@ -96,12 +99,13 @@ def file_pipeline(
             preset=output.preset,
             audio=output.audio,
             overwrite=output.overwrite,
+            protected=protected,
         )
     ]
     if output.masks is not None:
-        if Path(output.masks).absolute() == Path(target).absolute():
+        if os.path.realpath(output.masks) == os.path.realpath(target):
             raise ConfigError(f"{output.masks}: masks and video cannot go to the same file")
-        sinks.append(MaskSink(output.masks, overwrite=output.overwrite))
+        sinks.append(MaskSink(output.masks, overwrite=output.overwrite, protected=protected))
     segmenter: ModelSegmenter | None = None
     mask_filters: list[MaskFilter] = []
     if config.effect.name != _NO_EFFECT or output.masks is not None:

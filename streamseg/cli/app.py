@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from streamseg.cli import config, doctor, run, segment
-from streamseg.cli.report import print_error
+from streamseg.cli.report import print_error, print_json
 from streamseg.errors import StreamsegError
 
 if TYPE_CHECKING:
@@ -76,10 +76,13 @@ def run_command(arguments: Sequence[str]) -> int:
     try:
         result = command.main(list(arguments), prog_name="streamseg", standalone_mode=False)
     except StreamsegError as exc:
+        logging.getLogger(__name__).debug("it failed here:", exc_info=exc)
         print_error(str(exc))
+        if "--json" in arguments:
+            print_json({"status": "error", "error": str(exc), "exit_code": exc.exit_code})
         return exc.exit_code
     except (KeyboardInterrupt, typer.Abort):
-        print_error("interrupted; nothing was written")
+        print_error("interrupted")
         return 130
     except BrokenPipeError:
         # Whoever read our output has gone: nobody to tell, and nothing to flush at exit.

@@ -145,9 +145,7 @@ def run(
                 "output.masks": masks,
             },
         )
-        statistics = run_async(
-            run_file(source, target, settings, on_progress=progress.update), as_json=as_json
-        )
+        statistics = run_async(run_file(source, target, settings, on_progress=progress.update))
     if as_json:
         print_json({"status": "ok", "input": source, "output": target, **statistics.to_json()})
     elif not quiet:

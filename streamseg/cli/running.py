@@ -1,4 +1,4 @@
-"""Running a coroutine from a command: signals, and errors as JSON."""
+"""Running a coroutine from a command, and ending it by a signal."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import cv2
 import typer
 
-from streamseg.cli.report import print_json
-from streamseg.errors import StreamsegError
+from streamseg.cli.report import print_error
 from streamseg.ffmpeg_log import quiet_ffmpeg
 
 if TYPE_CHECKING:
@@ -22,7 +21,7 @@ __all__ = ["run_async"]
 T = TypeVar("T")
 
 
-def run_async(work: Coroutine[Any, Any, T], *, as_json: bool = False) -> T:
+def run_async(work: Coroutine[Any, Any, T]) -> T:
     """Run a coroutine to its end on an event loop of its own.
 
     Ctrl-C and SIGTERM cancel it, so that everything it opened is closed; the command then exits
@@ -30,7 +29,6 @@ def run_async(work: Coroutine[Any, Any, T], *, as_json: bool = False) -> T:
 
     Args:
         work: What to run.
-        as_json: Whether an expected error is also printed as a JSON object.
     """
     # Pictures are a few at a time here, and every core has something to do: OpenCV's own threads
     # would only wait for each other (5 % of the processor time of a file job).
@@ -53,11 +51,6 @@ def run_async(work: Coroutine[Any, Any, T], *, as_json: bool = False) -> T:
 
     try:
         return asyncio.run(cancellable())
-    except asyncio.CancelledError:
-        if terminated:
-            raise typer.Exit(143) from None
-        raise KeyboardInterrupt from None
-    except StreamsegError as exc:
-        if as_json:
-            print_json({"status": "error", "error": str(exc), "exit_code": exc.exit_code})
-        raise
+    except (asyncio.CancelledError, KeyboardInterrupt):
+        print_error("interrupted")
+        raise typer.Exit(143 if terminated else 130) from None

@@ -79,7 +79,7 @@ def segment(
             "output.overwrite": True if overwrite else None,
         },
     )
-    statistics = run_async(run_file(picture, target, settings), as_json=as_json)
+    statistics = run_async(run_file(picture, target, settings))
     if as_json:
         print_json({"status": "ok", "input": picture, "output": target, **statistics.to_json()})
     else:

@@ -33,6 +33,11 @@ __all__ = ["Background", "open_background"]
 _MAX_PIXELS = 50_000_000
 _MAX_DECODED_AT_ONCE = 120
 _SLACK_S = 1e-4  # times are floats, and containers round to a millisecond
+# What makes FFmpeg open, or wait for, something else than the file; and text, shown as a terminal.
+_REFUSED_FORMATS = frozenset(
+    {"concat", "dash", "hls", "imf", "mpjpeg", "rtp", "rtsp", "sap", "sdp", "tedcaptions"}
+    | {"adf", "bin", "idf", "tty", "xbin"}
+)
 
 
 class Background(ABC):
@@ -147,6 +152,17 @@ class _Loop(Background):
         self._now = self._next = None
 
 
+def _open(path: str) -> InputContainer:
+    """Open a local file and nothing else, whatever its name and content say."""
+    options = {
+        "format_whitelist": ",".join(sorted(av.format.formats_available - _REFUSED_FORMATS)),
+        "protocol_whitelist": "file",
+        "max_pixels": str(_MAX_PIXELS),
+        "pattern_type": "none",  # a "%" in a picture's name is a "%"
+    }
+    return av.open(f"file:{path}", options=options, metadata_errors="replace")
+
+
 class _Media:
     """Decodes the first video stream of a file, frame by frame, over and over."""
 
@@ -206,7 +222,7 @@ class _Media:
 
     def _open(self) -> None:
         try:
-            self._container = av.open(self._path)
+            self._container = _open(self._path)
             stream = next(iter(self._container.streams.video), None)
             if stream is None:
                 raise ConfigError(f"background {self._path!r} has no picture in it")
@@ -218,8 +234,15 @@ class _Media:
             rate = stream.average_rate or stream.guessed_rate
             self._step_s = 1 / float(rate) if rate else 1 / 25
             stream.thread_type = "NONE"
+            stream.codec_context.options = {"max_pixels": str(_MAX_PIXELS)}
             self._frames = self._container.decode(stream)
-        except (av.error.FFmpegError, OSError) as exc:
+        except av.error.ArgumentError as exc:  # not in format_whitelist
+            self._release()
+            raise ConfigError(
+                f"background {self._path!r} is a playlist, a session description or text, "
+                "no picture or video"
+            ) from exc
+        except (av.error.FFmpegError, OSError, ValueError) as exc:
             self._release()
             reason = getattr(exc, "strerror", None) or exc
             raise ConfigError(f"background {self._path!r} cannot be read: {reason}") from exc

@@ -19,7 +19,13 @@ from streamseg.abc import Effect
 from streamseg.effects.formats import Working
 from streamseg.effects.graph import FilterGraph, Port
 from streamseg.effects.merge import MaskedMerge
-from streamseg.effects.options import EffectOptions, MaskOptions, SideOptions, resolve_subject
+from streamseg.effects.options import (
+    EffectOptions,
+    MaskOptions,
+    SideOptions,
+    StrengthOptions,
+    resolve_subject,
+)
 from streamseg.effects.planes import Scratch, new_picture, set_colour
 from streamseg.effects.shaping import shape_mask
 from streamseg.effects.spread import enlarge_picture, masked_blur, small_picture
@@ -35,7 +41,19 @@ if TYPE_CHECKING:
     from streamseg.frames import Frame
     from streamseg.segmentation import Segmentation
 
-__all__ = ["MaskedEffect", "VideoEffect", "blurred_whole", "grid_for", "subject_mask"]
+__all__ = [
+    "HIDING_STRENGTH",
+    "MaskedEffect",
+    "StrengthEffect",
+    "VideoEffect",
+    "blurred_whole",
+    "grid_for",
+    "kept_picture",
+    "subject_mask",
+]
+
+HIDING_STRENGTH = 100.0
+"""Where nothing of the scene may be recognised, whatever strength was asked for."""
 
 
 class VideoEffect(Effect):
@@ -147,10 +165,39 @@ class MaskedEffect(VideoEffect):
 
     def _overlay_like(self, video: av.VideoFrame) -> av.VideoFrame:
         """Return a picture to draw the overlay in; the same one as long as nothing changes."""
-        if self._overlay is None or Port.of(self._overlay) != Port.of(video):
-            self._overlay = new_picture(video)
-        set_colour(self._overlay, Colour.of(video))
+        self._overlay = kept_picture(self._overlay, video)
         return self._overlay
+
+
+class StrengthEffect(MaskedEffect):
+    """An effect with a strength; 0 switches it off altogether, with or without a mask.
+
+    Args:
+        options: The checked options.
+        chroma_only: As for ``MaskedEffect``.
+        opaque: As for ``MaskedEffect``.
+    """
+
+    options_type: ClassVar[type[EffectOptions]] = StrengthOptions
+
+    def __init__(
+        self, options: StrengthOptions, *, chroma_only: bool = False, opaque: bool = True
+    ) -> None:
+        super().__init__(options, chroma_only=chroma_only, opaque=opaque)
+        self._strength = options.strength
+
+    def _render(self, frame: Frame, segmentation: Segmentation | None) -> av.VideoFrame:
+        if self._strength == 0:
+            return self._working.convert(frame.video)
+        return super()._render(frame, segmentation)
+
+
+def kept_picture(kept: av.VideoFrame | None, like: av.VideoFrame) -> av.VideoFrame:
+    """Return a picture to draw in, tagged like another: the one kept, as long as it fits."""
+    if kept is None or Port.of(kept) != Port.of(like):
+        kept = new_picture(like)
+    set_colour(kept, Colour.of(like))
+    return kept
 
 
 def subject_mask(

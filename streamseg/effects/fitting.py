@@ -8,6 +8,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
+
+from streamseg.effects.formats import PREMULTIPLIED, has_alpha
 from streamseg.effects.graph import FilterGraph, Port
 from streamseg.effects.planes import (
     copy_planes,
@@ -18,6 +21,7 @@ from streamseg.effects.planes import (
     set_colour,
 )
 from streamseg.frames import Colour
+from streamseg.side_data import safe_side_data
 
 if TYPE_CHECKING:
     import av
@@ -51,6 +55,8 @@ class Fitter:
         self._graph: FilterGraph | None = None
         self._chain: list[tuple[str, str]] = []
         self._picture: av.VideoFrame | None = None
+        self._rotation: int | None = None
+        self._turns: list[tuple[str, str]] = []
 
     def fit(self, source: av.VideoFrame, like: av.VideoFrame) -> av.VideoFrame:
         """Return the source in the size, format and colour of another picture."""
@@ -58,11 +64,13 @@ class Fitter:
         if self._picture is not None and source is self._source and port == self._port:
             return self._picture
         plain = _plain(source)
-        turns = _turns(source)
+        if source.rotation != self._rotation:  # mirrored ones aside, it tells when to look again
+            self._rotation, self._turns = source.rotation, _turns(source)
+        turns = self._turns
         sideways = any(name == "transpose" for name, _ in turns)
         width, height = (source.height, source.width) if sideways else (source.width, source.height)
         chain, left, top = self._layout(width, height, like)
-        chain = [*turns, *chain]
+        chain = [*_opaque(source), *turns, *chain]
         if self._graph is None or chain != self._chain:
             self._graph, self._chain = FilterGraph(chain), chain
         fitted = self._graph.process(plain)
@@ -122,15 +130,28 @@ def _plain(source: av.VideoFrame) -> av.VideoFrame:
     return source
 
 
-def _turns(source: av.VideoFrame) -> list[tuple[str, str]]:
-    """Return the filters that turn a picture upright (EXIF orientation, display matrix).
+def _opaque(source: av.VideoFrame) -> list[tuple[str, str]]:
+    """Return the filters that lay a picture with transparency over black."""
+    return PREMULTIPLIED[source.format.components[0].bits > 8] if has_alpha(source) else []
 
-    Quarter turns only, which is what cameras write: telling mirrored ones apart takes
-    ``side_data``, and frames whose ``side_data`` was read crash PyAV 18's garbage collection.
+
+def _turns(source: av.VideoFrame) -> list[tuple[str, str]]:
+    """Return the filters that turn and mirror a picture upright (EXIF, display matrix).
+
+    Angles between quarter turns go to the nearest one.
     """
-    turn = source.rotation % 360  # counter-clockwise
-    quarters = {90: [("transpose", "cclock")], 270: [("transpose", "clock")]}
-    return [("hflip", ""), ("vflip", "")] if turn == 180 else quarters.get(turn, [])
+    matrix = safe_side_data(source, ("DISPLAYMATRIX",)).get("DISPLAYMATRIX")
+    if matrix is None:
+        return []
+    # A stored point (x, y) is shown at (ax + cy, bx + dy), libavutil/display.h.
+    a, b, _, c, d = (int(value) for value in np.frombuffer(matrix, np.int32)[:5])
+    swap = abs(b) + abs(c) > abs(a) + abs(d)
+    across, down = (c, b) if swap else (a, d)
+    if not across or not down:
+        return []
+    turns = [("transpose", "cclock_flip")] if swap else []  # cclock_flip mirrors at the diagonal
+    turns += [("hflip", "")] * (across < 0) + [("vflip", "")] * (down < 0)
+    return turns
 
 
 def _paste(source: av.VideoFrame, target: av.VideoFrame, left: int, top: int) -> None:

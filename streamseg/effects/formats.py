@@ -3,32 +3,54 @@
 | the frame has | the effect works in |
 |---|---|
 | planar YUV or grey, 8 to 16 bits, little endian (also yuvj) | the same; samples stay as they are |
-| the same with alpha (yuva) | without alpha; ``cutout`` multiplies its own with it |
+| the same with alpha (yuva) | without alpha; samples stay as they are where it is opaque |
 | nv12, nv21, p010, p016, yuyv422, big endian ... | the planar YUV of the same depth, 4:2:0 or finer |
 | RGB of any kind, palettes | yuv420p (8 bits) or yuv420p10le, BT.709, limited range |
 | black and white, grey with alpha | gray; grey becomes 4:2:0 where an effect brings colours |
 
 RGB becomes 4:2:0 because every player and encoder takes that.
+
+Where alpha is dropped the picture is laid over black: what nobody could see before stays unseen.
+``cutout`` keeps alpha instead, multiplied with its own.
 """
 
 from __future__ import annotations
 
 import re
 from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 import av
 import numpy as np
 
 from streamseg.effects.graph import FilterGraph
-from streamseg.effects.planes import copy_planes, new_picture, planes_of, set_colour
+from streamseg.effects.planes import (
+    bit_depth,
+    copy_planes,
+    neutral_levels,
+    new_picture,
+    planes_of,
+    set_colour,
+)
 from streamseg.errors import EffectError
 from streamseg.frames import Colour
 
-__all__ = ["Working", "alpha_format", "working_format"]
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+__all__ = ["PREMULTIPLIED", "Working", "alpha_format", "has_alpha", "working_format"]
 
 _PLANAR = re.compile(r"yuvj?4(?:10|11|20|22|40|44)p(?:(?:9|10|12|14|16)le)?")
 _GREY = re.compile(r"gray(?:(?:9|10|12|14|16)le)?")
 _ALPHA = re.compile(r"yuva(4(?:20|22|44)p(?:(?:9|10|12|16)le)?)")
+PREMULTIPLIED = {
+    False: [("format", "gbrap"), ("premultiply", "inplace=1")],
+    True: [("format", "gbrap16le"), ("premultiply", "inplace=1")],
+}
+"""More than 8 bits -> the filters that multiply a picture with its alpha, in RGB."""
+
 _PLANAR_ALPHA = frozenset(
     [f"yuva{s}p" for s in (420, 422, 444)]
     + [f"yuva{s}p{b}le" for s in (420, 422, 444) for b in (9, 10, 16)]
@@ -84,19 +106,24 @@ def alpha_format(pixel_format: str) -> str:
     return wanted if wanted in _PLANAR_ALPHA else re.sub(r"p\d+le", "p10le", wanted)
 
 
+def has_alpha(video: av.VideoFrame) -> bool:
+    """Return whether a picture may be transparent somewhere; palettes may."""
+    return video.format.name == "pal8" or any(part.is_alpha for part in video.format.components)
+
+
 class Working:
     """Brings pictures into their working format, keeping the graph that this takes.
 
     Args:
         coloured: True where the effect adds colours, so that grey does not do.
-        pixel_format: Always this format instead of the table's.
+        alpha: True where the effect keeps alpha: pictures are not laid over black, and come in a
+            format that has a twin with alpha.
     """
 
     def __init__(self, *, coloured: bool = False, alpha: bool = False) -> None:
         self._coloured = coloured
         self._alpha = alpha
-        self._graph: FilterGraph | None = None
-        self._key: tuple[str, str] = ("", "")
+        self._graphs: dict[tuple[tuple[str, str], ...], FilterGraph] = {}
 
     def target(self, pixel_format: str) -> str:
         """Return the format that ``convert`` gives for a picture of this one."""
@@ -114,6 +141,8 @@ class Working:
         plain = name.replace("yuvj", "yuv")
         if wanted == name:
             return video
+        if not self._alpha and has_alpha(video):
+            return self._flatten(video, wanted)
         if plain.replace("yuva", "yuv") == wanted:
             # Same samples, another name: swscale would warn of yuvj and may shift its range
             return _relabel(video, wanted)
@@ -122,27 +151,84 @@ class Working:
         return self._scale(video, wanted)
 
     def close(self) -> None:
-        """Release the conversion graph."""
-        if self._graph is not None:
-            self._graph.close()
-            self._graph = None
+        """Release the conversion graphs."""
+        for graph in self._graphs.values():
+            graph.close()
+        self._graphs.clear()
 
-    def _scale(self, video: av.VideoFrame, wanted: str) -> av.VideoFrame:
+    def _scale(
+        self, video: av.VideoFrame, wanted: str, before: Sequence[tuple[str, str]] = ()
+    ) -> av.VideoFrame:
         name = video.format.name
         from_rgb = video.format.is_rgb or name.startswith(("pal", "rgb", "bgr", "xyz"))
         if name.startswith("yuvj"):
             video = _relabel(video, name.replace("yuvj", "yuv"))
-        key = (name, wanted)
-        if self._graph is None or key != self._key:
-            colours = ":out_color_matrix=bt709:out_range=tv" if from_rgb else ""
-            self._graph = FilterGraph(
-                [("scale", "flags=bilinear+accurate_rnd" + colours), ("format", wanted)]
-            )
-            self._key = key
-        out = self._graph.process(video)
+        colours = ":out_color_matrix=bt709:out_range=tv" if from_rgb else ""
+        out = self._filter(
+            video, *before, ("scale", "flags=bilinear+accurate_rnd" + colours), ("format", wanted)
+        )
         colour = Colour.of(video)
         set_colour(out, replace(colour, space=1, range=1) if from_rgb else colour)
         return out
+
+    def _flatten(self, video: av.VideoFrame, wanted: str) -> av.VideoFrame:
+        """Return a picture with alpha laid over black, in its working format."""
+        name = video.format.name
+        if name.startswith("ya"):
+            return self.convert(_grey_over_black(video))
+        if video.format.is_rgb or name == "pal8":
+            deep = video.format.components[0].bits > 8
+            return self._scale(video, wanted, PREMULTIPLIED[deep])
+        if not _ALPHA.fullmatch(name):
+            video = self._filter(video, ("format", alpha_format(wanted)))
+        flat = _over_black(video)
+        return flat if flat.format.name == wanted else self._scale(flat, wanted)
+
+    def _filter(self, video: av.VideoFrame, *chain: tuple[str, str]) -> av.VideoFrame:
+        if chain not in self._graphs:
+            self._graphs[chain] = FilterGraph(chain)
+        return self._graphs[chain].process(video)
+
+
+def _over_black(video: av.VideoFrame) -> av.VideoFrame:
+    """Lay planar YUV with alpha over black; samples of opaque pixels stay as they are."""
+    out = new_picture(video, video.format.name.replace("yuva", "yuv"))
+    *colours, alpha = planes_of(video)
+    peak = (1 << bit_depth(video)) - 1
+    if alpha.min() == peak:
+        copy_planes(video, out)
+        return out
+    for plane, target, black in zip(colours, planes_of(out), neutral_levels(out), strict=True):
+        share = _mean_over(alpha, plane.shape) / np.float32(peak)
+        target[:] = (plane - np.float32(black)) * share + np.float32(black + 0.5)
+    return out
+
+
+def _mean_over(alpha: NDArray[Any], shape: tuple[int, ...]) -> NDArray[np.float32]:
+    """Return the mean of the pixels that each sample of a plane stands for: (H, W) float32."""
+    if alpha.shape == shape:
+        return alpha.astype(np.float32)
+    (high, wide), (rows, columns) = alpha.shape, shape
+    down, across = -(-high // rows), -(-wide // columns)
+    beyond = (0, rows * down - high), (0, columns * across - wide)
+    blocks = np.pad(alpha, beyond, mode="edge").reshape(rows, down, columns, across)
+    mean: NDArray[np.float32] = blocks.mean(axis=(1, 3), dtype=np.float32)
+    return mean
+
+
+def _grey_over_black(video: av.VideoFrame) -> av.VideoFrame:
+    """Lay grey with alpha (``ya8``, ``ya16``), whose samples lie side by side, over black."""
+    name, source = video.format.name, video.planes[0]
+    out = new_picture(video, "gray" if name == "ya8" else "gray16le")
+    kind = np.dtype("u1" if name == "ya8" else ">u2" if name.endswith("be") else "<u2")
+    # The stubs do not say that a plane is a buffer.
+    data: NDArray[Any] = np.frombuffer(source, np.uint8)  # type: ignore[call-overload]
+    pairs = data[: source.height * source.line_size].reshape(source.height, -1).view(kind)
+    grey, alpha = pairs[:, 0 : 2 * video.width : 2], pairs[:, 1 : 2 * video.width : 2]
+    share = alpha.astype(np.float32) / np.float32(np.iinfo(kind).max)
+    black = np.float32(neutral_levels(out)[0])
+    planes_of(out)[0][:] = (grey - black) * share + black + np.float32(0.5)
+    return out
 
 
 def _relabel(video: av.VideoFrame, pixel_format: str) -> av.VideoFrame:

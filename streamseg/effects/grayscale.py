@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from streamseg.effects.base import MaskedEffect, blurred_whole
+from streamseg.effects.base import HIDING_STRENGTH, StrengthEffect, blurred_whole
 from streamseg.effects.blur import blur_sigma
 from streamseg.effects.options import EffectOptions, StrengthOptions
 from streamseg.effects.planes import neutral_levels, planes_of
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from streamseg.frames import Frame
-    from streamseg.segmentation import Segmentation
 
 __all__ = ["GrayscaleEffect", "GrayscaleOptions"]
 
@@ -29,7 +28,7 @@ class GrayscaleOptions(StrengthOptions):
     strength: float = 100.0
 
 
-class GrayscaleEffect(MaskedEffect):
+class GrayscaleEffect(StrengthEffect):
     """Takes the colour out of the background, or of the subject; luma stays as it is.
 
     It hides nothing where there is a mask. Without one the picture is grey and fully blurred;
@@ -45,11 +44,6 @@ class GrayscaleEffect(MaskedEffect):
         super().__init__(options, chroma_only=True)
         self._share = options.strength / 100.0
 
-    def _render(self, frame: Frame, segmentation: Segmentation | None) -> av.VideoFrame:
-        if self._share == 0.0:
-            return self._working.convert(frame.video)
-        return super()._render(frame, segmentation)
-
     def _merged_amount(self, amount: NDArray[np.float32]) -> NDArray[np.float32]:
         return amount * np.float32(self._share)
 
@@ -62,7 +56,7 @@ class GrayscaleEffect(MaskedEffect):
 
     def _hide(self, video: av.VideoFrame, frame: Frame) -> av.VideoFrame:
         out = self._overlay_like(video)
-        blurred_whole(video, out, blur_sigma(100.0, video.width, video.height))
+        blurred_whole(video, out, blur_sigma(HIDING_STRENGTH, video.width, video.height))
         self._grey(out)
         return out
 

@@ -4,23 +4,23 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
 from streamseg.errors import ConfigError
+from streamseg.models.card import people_labels
 
 __all__ = [
     "EffectOptions",
     "MaskOptions",
+    "SideOptions",
     "StrengthOptions",
     "check_choice",
     "check_number",
     "nearest",
     "resolve_subject",
 ]
-
-_PEOPLE = ("SELFIE", "PERSON", "person")
 
 
 def nearest(name: str, known: Sequence[str]) -> str:
@@ -71,8 +71,8 @@ class MaskOptions(EffectOptions):
     """Which part of the picture an effect works on, and how its edge looks.
 
     Attributes:
-        subject: Labels that make up the people, for example ``("SELFIE",)``. Empty: SELFIE or
-            PERSON, whichever the model has.
+        subject: Labels that make up the people, for example ``("SELFIE",)``, in capitals or not.
+            Empty: SELFIE and PERSON, as far as the model has them.
         threshold: Probability, between 0 and 1, where the picture belongs half to the subject;
             a higher one makes the subject smaller.
         feather: Extra softness of the edge: width of the ramp as a percentage, 0 to 20, of the
@@ -85,7 +85,8 @@ class MaskOptions(EffectOptions):
 
     def _check(self) -> None:
         names: Any = self.subject  # the value may come from a file, whatever the annotation says
-        if isinstance(names, str) or not all(isinstance(name, str) and name for name in names):
+        listed = isinstance(names, Sequence | Set) and not isinstance(names, str)
+        if not listed or not all(isinstance(name, str) and name for name in names):
             raise ConfigError(f"subject must be a list of labels, got {names!r}")
         object.__setattr__(self, "subject", tuple(names))
         check_number("threshold", self.threshold, 0.0, 1.0, open_ends=True)
@@ -126,20 +127,32 @@ class StrengthOptions(SideOptions):
 def resolve_subject(subject: tuple[str, ...], labels: Sequence[str]) -> tuple[str, ...]:
     """Return the labels that make up the subject for a model with these labels.
 
+    Args:
+        subject: Labels as asked for, in capitals or not; empty for all that mean people.
+        labels: The model's labels.
+
+    Returns:
+        Labels as the model writes them, each once.
+
     Raises:
         ConfigError: If the model does not know a label, or has none for people.
     """
     if not subject:
-        for name in _PEOPLE:
-            if name in labels:
-                return (name,)
-        raise ConfigError(
-            f"subject must be given: the model has no SELFIE or PERSON, only {', '.join(labels)}"
-        )
+        people = people_labels(tuple(labels))
+        if not people:
+            raise ConfigError(
+                "subject must be given: the model has no SELFIE or PERSON, only "
+                f"{', '.join(labels)}"
+            )
+        return people
+    written = {label.casefold(): label for label in reversed(labels)}
+    found: dict[str, None] = {}
     for name in subject:
-        if name not in labels:
+        label = name if name in labels else written.get(name.casefold())
+        if label is None:
             raise ConfigError(
                 f"subject {name!r} is not a label of the model{nearest(name, labels)} "
                 f"(labels: {', '.join(labels)})"
             )
-    return subject
+        found[label] = None
+    return tuple(found)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from streamseg.effects.base import MaskedEffect
+from streamseg.effects.base import HIDING_STRENGTH, StrengthEffect
 from streamseg.effects.options import EffectOptions, StrengthOptions
 from streamseg.effects.planes import Scratch, planes_of
 from streamseg.effects.spread import masked_blur, small_picture, weight_outside
@@ -17,11 +17,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from streamseg.frames import Frame
-    from streamseg.segmentation import Segmentation
 
 __all__ = ["PixelateEffect", "PixelateOptions", "block_size"]
 
-_HIDING_STRENGTH = 100.0
 _CELL = 8
 
 
@@ -36,7 +34,7 @@ class PixelateOptions(StrengthOptions):
     """Options of ``pixelate``; ``strength`` 50 makes squares of 4.5 % of the shorter side."""
 
 
-class PixelateEffect(MaskedEffect):
+class PixelateEffect(StrengthEffect):
     """Shows the background, or the subject, as squares of one colour.
 
     The squares start at the picture's upper left corner, alike in luma and chroma. A square's
@@ -49,15 +47,6 @@ class PixelateEffect(MaskedEffect):
     """
 
     options_type: ClassVar[type[EffectOptions]] = PixelateOptions
-
-    def __init__(self, options: PixelateOptions) -> None:
-        super().__init__(options)
-        self._strength = options.strength
-
-    def _render(self, frame: Frame, segmentation: Segmentation | None) -> av.VideoFrame:
-        if self._strength == 0:
-            return self._working.convert(frame.video)
-        return super()._render(frame, segmentation)
 
     def _altered(
         self, video: av.VideoFrame, amount: NDArray[np.float32], frame: Frame
@@ -72,7 +61,7 @@ class PixelateEffect(MaskedEffect):
         return out
 
     def _hide(self, video: av.VideoFrame, frame: Frame) -> av.VideoFrame:
-        return self._squares(video, None, _HIDING_STRENGTH)
+        return self._squares(video, None, HIDING_STRENGTH)
 
 
 def _draw_squares(

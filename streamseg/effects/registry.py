@@ -59,10 +59,16 @@ def create_effect(name: str, options: Mapping[str, Any] | None = None) -> VideoE
     kind = _find(name)
     known = option_names(name)
     for key in options or {}:
+        if key == "on" and key not in known:
+            able = [effect for effect in EFFECTS if "on" in option_names(effect)]
+            raise ConfigError(
+                f"effect {name!r} cannot be applied to the subject instead of the background "
+                f"(--subject on the command line, option 'on' in files); {', '.join(able)} can"
+            )
         if key not in known:
             takes = f"it takes {', '.join(known)}" if known else "it takes none"
             raise ConfigError(
-                f"effect {name!r} has no option {key!r}{nearest(key, known)} ({takes})"
+                f"effect {name!r} has no option {key!r}{nearest(key, (*known, 'name'))} ({takes})"
             )
     build: Any = kind  # every class takes its own options_type
     effect: VideoEffect = build(kind.options_type(**(options or {})))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
@@ -9,6 +10,7 @@ import numpy as np
 
 from streamseg.effects.background import open_background
 from streamseg.effects.base import MaskedEffect
+from streamseg.effects.colours import is_colour
 from streamseg.effects.options import EffectOptions, SideOptions, check_choice
 from streamseg.errors import ConfigError
 
@@ -28,20 +30,25 @@ class ReplaceOptions(SideOptions):
     """Options of ``replace``.
 
     Attributes:
-        background: A colour (name or ``#rrggbb``), or the path of a picture or a video.
+        background: A colour (name or ``#rrggbb``), or the path of a picture or a video;
+            a ``Path`` is never taken for a colour.
         fit: ``cover`` fills the frame and cuts what is too much, ``contain`` shows all on black.
     """
 
-    background: str = "chroma-green"
+    background: str | os.PathLike[str] = "chroma-green"
     fit: str = "cover"
 
     def _check(self) -> None:
         SideOptions._check(self)
-        if not isinstance(self.background, str) or not self.background.strip():
+        given = self.background
+        value = os.fspath(given) if isinstance(given, os.PathLike) else given
+        if not isinstance(value, str) or not value.strip():
             raise ConfigError(
-                f"background must be a colour or the path of a picture or a video,"
-                f" got {self.background!r}"
+                f"background must be a colour or the path of a picture or a video, got {given!r}"
             )
+        if value is not given and is_colour(value):
+            value = os.path.join(os.curdir, value)
+        object.__setattr__(self, "background", value)
         check_choice("fit", self.fit, ("cover", "contain"))
 
 
@@ -63,7 +70,7 @@ class ReplaceEffect(MaskedEffect):
 
     def __init__(self, options: ReplaceOptions) -> None:
         super().__init__(options, coloured=True)
-        self._background = open_background(options.background, options.fit)
+        self._background = open_background(os.fspath(options.background), options.fit)
 
     def close(self) -> None:
         """Release the background's file, graphs and pictures."""

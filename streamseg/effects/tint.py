@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from streamseg.effects.base import VideoEffect, blurred_whole
+from streamseg.effects.base import HIDING_STRENGTH, VideoEffect, blurred_whole, kept_picture
 from streamseg.effects.blur import blur_sigma
 from streamseg.effects.colours import class_colour, parse_colour, yuv_samples
 from streamseg.effects.formats import Working
-from streamseg.effects.graph import FilterGraph, Port
+from streamseg.effects.graph import FilterGraph
 from streamseg.effects.merge import MaskedMerge
 from streamseg.effects.options import (
     EffectOptions,
@@ -20,7 +20,7 @@ from streamseg.effects.options import (
     check_number,
     resolve_subject,
 )
-from streamseg.effects.planes import bit_depth, fill, new_picture, set_colour
+from streamseg.effects.planes import bit_depth, fill
 from streamseg.effects.shaping import shape_mask
 from streamseg.effects.spread import enlarge_picture, masked_blur
 from streamseg.errors import ConfigError
@@ -107,8 +107,8 @@ class TintEffect(VideoEffect):
             return video
         masks = None if segmentation is None else self._masks(segmentation)
         if segmentation is None or masks is None:
-            sigma = blur_sigma(100.0, video.width, video.height)
-            overlay = self._overlay_like(video)
+            sigma = blur_sigma(HIDING_STRENGTH, video.width, video.height)
+            overlay = self._overlay = kept_picture(self._overlay, video)
             blurred_whole(video, overlay, sigma, self._samples("", 0, video), self._opacity)
             return self._copy.process(overlay)
         if not masks:
@@ -152,7 +152,7 @@ class TintEffect(VideoEffect):
         total: NDArray[np.float32],
     ) -> av.VideoFrame:
         """Return a picture of the classes' colours, spread a little beyond their masks."""
-        out = self._overlay_like(video)
+        out = self._overlay = kept_picture(self._overlay, video)
         samples = {
             label: self._samples(label, labels.index(label) if label in labels else 0, video)
             for label in masks
@@ -168,12 +168,6 @@ class TintEffect(VideoEffect):
         weight = np.minimum(total, np.float32(1.0))
         enlarge_picture(masked_blur(picture, weight, 1.0), out)
         return out
-
-    def _overlay_like(self, video: av.VideoFrame) -> av.VideoFrame:
-        if self._overlay is None or Port.of(self._overlay) != Port.of(video):
-            self._overlay = new_picture(video)
-        set_colour(self._overlay, Colour.of(video))
-        return self._overlay
 
     def _samples(self, label: str, index: int, video: av.VideoFrame) -> tuple[int, int, int]:
         chosen = self._options.colours.get(label)

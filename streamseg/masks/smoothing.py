@@ -30,7 +30,8 @@ class TemporalSmoothing(MaskFilter):
     ``out = new + (previous - new) * uncertainty * ratio``, ``previous`` being the earlier output
     and ``uncertainty = (1 - (2p - 1)^2)^2`` with the new probability p: 1 at 0.5, 0 at 0 and 1,
     flat at both. It forgets the past at a scene cut, when the masks change their size, and when
-    more than 12 frames are missing.
+    more than 12 frames are missing. A mask with values that are no numbers is passed on as it is
+    and not remembered.
 
     Args:
         ratio: 0 (off) to 1; 0.7 to 0.9 is usual.
@@ -62,7 +63,10 @@ class TemporalSmoothing(MaskFilter):
             label: self._mix(mask, self._previous.get(label))
             for label, mask in segmentation.masks.items()
         }
-        self._previous = smoothed
+        # A mixture with what is no number is none either: one kept would stay for good.
+        self._previous = {
+            label: mask for label, mask in smoothed.items() if np.isfinite(mask).all()
+        }
         return segmentation.with_masks(smoothed)
 
     def reset(self) -> None:
@@ -75,6 +79,8 @@ class TemporalSmoothing(MaskFilter):
         self, new: NDArray[np.float32], previous: NDArray[np.float32] | None
     ) -> NDArray[np.float32]:
         if previous is None or previous.shape != new.shape or self._ratio == 0.0:
+            return new
+        if not np.isfinite(new).all():
             return new
         share = new * np.float32(2.0) - np.float32(1.0)
         share *= share

@@ -139,7 +139,7 @@ class WorkerPool(Resource):
 
         Raises:
             ModelError: If the model cannot be used, or loading it ends the process.
-            WorkerTimeoutError: If loading takes too long.
+            WorkerError: If no process can be started, or loading takes too long.
         """
         first = self._workers[0]
         try:
@@ -248,17 +248,24 @@ class WorkerPool(Resource):
         try:
             while True:
                 if worker.process is None:
-                    process, _ = await self._start_again()
-                    self._adopt(worker, process)
+                    worker.process, _ = await self._start_again()
+                    self._adopt(worker, worker.process)
                 await self._live(worker)
                 self._restarts += 1
         except (WorkerError, ModelError) as exc:
-            self._failure = exc
-            for request in self._all_requests():
-                _fail(request, exc)
-            self._waiting.clear()
+            self._give_up(exc)
+        except Exception as exc:
+            # Nobody may wait for an answer that this worker will never give.
+            _log.exception("worker %d failed", worker.number)
+            self._give_up(WorkerError(f"a model worker failed: {type(exc).__name__}: {exc}"))
         finally:
             await self._retire(worker)
+
+    def _give_up(self, failure: WorkerError | ModelError) -> None:
+        self._failure = failure
+        for request in self._all_requests():
+            _fail(request, failure)
+        self._waiting.clear()
 
     async def _live(self, worker: _Worker) -> None:
         """Feed one process until it is gone; afterwards its requests are queued again."""
@@ -266,6 +273,8 @@ class WorkerPool(Resource):
         assert process is not None
         feeder = asyncio.create_task(self._feed(worker))
         watchdog = asyncio.create_task(self._watch(worker))
+        # Without a feeder the worker is as good as dead.
+        feeder.add_done_callback(lambda _: process.kill())
         try:
             while True:
                 self._settle(worker, await process.receive())
@@ -372,9 +381,9 @@ class WorkerPool(Resource):
         for attempt in range(1, _MAX_ATTEMPTS + 1):
             try:
                 return await self._start()
-            except WorkerDiedError as exc:
+            except WorkerError as exc:
                 if attempt == _MAX_ATTEMPTS:
-                    raise WorkerDiedError(
+                    raise WorkerError(
                         f"the model process could not be started {attempt} times: {exc}"
                     ) from exc
                 await asyncio.sleep(0.1 * attempt)

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import anyio
 
-from streamseg.errors import ModelError, WorkerDiedError, WorkerTimeoutError
+from streamseg.errors import ModelError, WorkerDiedError, WorkerError, WorkerTimeoutError
 from streamseg.runtime.memory import SharedMemory
 
 if TYPE_CHECKING:
@@ -31,8 +31,10 @@ __all__ = ["LoadedModel", "ModelProcess", "usable_cores"]
 
 _log = logging.getLogger(__name__)
 
+# Installed packages first: what lies about in the parent's folders must not stand for them.
 _BOOT = (
-    "import sys, json; a = json.loads(sys.argv[1]); sys.path[:] = a.pop('path'); "
+    "import sys, json; a = json.loads(sys.argv[1]); "
+    "sys.path += [p for p in a.pop('path') if p and p not in sys.path]; "
     "from streamseg.runtime.child import main; main(a)"
 )
 _LINE_LIMIT = 1 << 20  # bytes of one reply; a reply is a few hundred
@@ -88,10 +90,17 @@ class ModelProcess:
 
         Raises:
             ModelError: If the child says that the model cannot be used.
+            WorkerError: If it cannot be started.
             WorkerDiedError: If it ended without saying anything.
             WorkerTimeoutError: If it was not ready in time; it has been killed.
         """
-        memory = SharedMemory()
+        try:
+            memory = SharedMemory()
+        except OSError as exc:
+            raise WorkerError(
+                f"no shared memory for a model process: {exc.strerror or exc}; "
+                "close other programs, or use fewer workers"
+            ) from exc
         arguments = {
             "path": sys.path,
             "model": os.fspath(model),
@@ -108,6 +117,7 @@ class ModelProcess:
             with anyio.CancelScope(shield=True):
                 process = await asyncio.create_subprocess_exec(
                     sys.executable,
+                    "-P",  # or a json.py in the user's current folder would be imported
                     "-c",
                     _BOOT,
                     json.dumps(arguments),
@@ -118,6 +128,12 @@ class ModelProcess:
                     env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"},
                     **options,
                 )
+        except OSError as exc:
+            memory.close()
+            raise WorkerError(
+                f"a model process cannot be started: {exc.strerror or exc}; "
+                "close other programs, or use fewer workers"
+            ) from exc
         except BaseException:
             memory.close()
             raise
@@ -162,13 +178,23 @@ class ModelProcess:
         std: tuple[float, ...],
         output: str,
     ) -> list[SlotViews]:
-        """Give the child its slots and say how to treat pixels and results; return the slots."""
-        buffer = self._memory.resize(max(1, slots * layout.slot_bytes))
+        """Give the child its slots and say how to treat pixels and results; return the slots.
+
+        Raises:
+            WorkerError: If there is not enough memory.
+        """
+        size = max(1, slots * layout.slot_bytes)
+        try:
+            buffer = self._memory.resize(size)
+        except (OSError, ValueError) as exc:
+            raise WorkerError(
+                f"no shared memory of {size} bytes for a model process: {exc}; close other programs"
+            ) from exc
         self._views = [layout.views(buffer, slot) for slot in range(slots)]
         self.send(
             {
                 "attach": {
-                    "size": slots * layout.slot_bytes,
+                    "size": size,
                     "slots": slots,
                     "layout": layout.to_json(),
                     "mean": mean,
@@ -195,12 +221,16 @@ class ModelProcess:
         """
         stdout = self._process.stdout
         assert stdout is not None
-        line = await stdout.readline()
-        if not line.endswith(b"\n"):
-            await self._process.wait()
-            raise WorkerDiedError(f"the model process {self._how_it_ended()}")
-        reply: dict[str, Any] = json.loads(line)
-        return reply
+        try:
+            line = await stdout.readline()
+            if line.endswith(b"\n"):
+                reply: dict[str, Any] = json.loads(line)
+                return reply
+        except ValueError as exc:  # no JSON, or a line without an end: not our child any more
+            self.kill()
+            raise WorkerDiedError("the model process wrote what is no reply") from exc
+        await self._process.wait()
+        raise WorkerDiedError(f"the model process {self._how_it_ended()}")
 
     def kill(self) -> None:
         """End the child at once, whatever it does; ``receive`` then raises."""

@@ -7,16 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from streamseg.sinks.file import FileSink
-    from streamseg.sinks.masks import MaskSink, mask_sink
+    from streamseg.sinks.masks import MaskSink
     from streamseg.sinks.null import NullSink
 
-__all__ = ["FileSink", "MaskSink", "NullSink", "mask_sink"]
+__all__ = ["FileSink", "MaskSink", "NullSink"]
 
 _HOME = {
     "FileSink": "streamseg.sinks.file",
     "MaskSink": "streamseg.sinks.masks",
     "NullSink": "streamseg.sinks.null",
-    "mask_sink": "streamseg.sinks.masks",
 }
 
 

@@ -16,6 +16,7 @@ import av
 import av.error
 
 from streamseg.errors import SinkOpenError
+from streamseg.sinks.target import printable
 
 __all__ = [
     "EXTENSIONS",
@@ -142,8 +143,12 @@ def container_for(path: str | os.PathLike[str]) -> Container:
     container = EXTENSIONS.get(extension)
     if container is None:
         known = ", ".join(f".{name}" for name in (*EXTENSIONS, *PICTURES))
-        what = f"has the unknown extension '.{extension}'" if extension else "has no extension"
-        raise SinkOpenError(f"cannot write {path}: the name {what}; these work: {known}")
+        what = (
+            f"has the unknown extension '.{printable(extension)}'"
+            if extension
+            else "has no extension"
+        )
+        raise SinkOpenError(f"cannot write {printable(path)}: the name {what}; these work: {known}")
     return container
 
 

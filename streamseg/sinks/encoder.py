@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import lru_cache
@@ -24,10 +25,10 @@ from streamseg.sinks.pixels import (
     output_colour,
     software_formats,
 )
-from streamseg.sinks.target import reason
+from streamseg.sinks.target import printable, reason
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from streamseg.frames import Colour
 
@@ -45,7 +46,7 @@ _ALIASES = {"h265": "libx265", "x264": "libx264", "x265": "libx265", "prores": "
 # H.264 and HEVC crop in steps of the chroma grid, SVT-AV1 refuses odd sizes outright.
 _EVEN = frozenset({"h264", "hevc", "av1"})
 
-# Options of each encoder where nobody asks otherwise; "quality" is the one that `crf` sets.
+# Options of each encoder where nobody asks otherwise; those with a "crf" have the quality setting.
 _DEFAULTS: dict[str, dict[str, str]] = {
     "libx264": {"crf": "21", "preset": "veryfast"},
     "libx264rgb": {"crf": "21", "preset": "veryfast"},
@@ -76,6 +77,14 @@ _QSCALE = frozenset(
 _QSCALE_DEFAULT = 3  # of 1 (best) to 31
 
 
+# x264 and x265 know these by number, too. Asked for another, x264 writes to stderr by itself.
+_X26X_PRESETS = (
+    "ultrafast superfast veryfast faster fast medium slow slower veryslow placebo".split()
+)
+_X264_TUNES = "film animation grain stillimage psnr ssim fastdecode zerolatency touhou".split()
+_X26X = frozenset({"libx264", "libx264rgb", "libx265"})
+
+
 @dataclass(slots=True)
 class EncoderChoice:
     """An encoder with its options.
@@ -84,7 +93,6 @@ class EncoderChoice:
         codec: The encoder.
         options: By name, as FFmpeg takes them.
         qscale: Fixed quantiser for the encoders that have no other quality setting.
-        threads: 0 lets the encoder use all cores.
         notices: What the user should know.
     """
 
@@ -110,7 +118,9 @@ def find_encoder(name: str) -> av.Codec:
     except (av.codec.codec.UnknownCodecError, av.error.FFmpegError, ValueError) as exc:
         near = difflib.get_close_matches(name, _video_encoders(), n=4, cutoff=0.5)
         hint = f"did you mean {', '.join(near)}?" if near else "libx264 works everywhere"
-        raise SinkOpenError(f"this FFmpeg has no video encoder '{name}'; {hint}") from exc
+        raise SinkOpenError(
+            f"this FFmpeg has no video encoder '{printable(name)}'; {hint}"
+        ) from exc
     if codec.type != "video":
         raise SinkOpenError(f"'{name}' encodes {codec.type}, not video; libx264 works everywhere")
     return codec
@@ -187,6 +197,7 @@ def choose_encoder(
     if not container.reorders:
         chosen["bf"] = "0"  # the container has no room for two time stamps
     chosen.update(options or {})
+    _check_words(name, shown, chosen)
     if name == "libx265" and "log-level" not in chosen.get("x265-params", ""):
         # x265 writes to stderr past FFmpeg's log.
         others = chosen.get("x265-params")
@@ -233,6 +244,38 @@ def choose_picture(
             output_colour(frame, stream, target),
         ),
         loss,
+    )
+
+
+def _check_words(encoder: str, shown: str, options: Mapping[str, str]) -> None:
+    """Refuse presets and tunes that the encoder does not know.
+
+    Raises:
+        SinkOpenError: With those that it knows.
+    """
+    preset, tune = options.get("preset"), options.get("tune")
+    known: Sequence[str] = ()
+    if encoder in _X26X:
+        if preset is not None and preset not in (*_X26X_PRESETS, *"0123456789"):
+            raise _unknown_word(encoder, shown, "preset", preset, _X26X_PRESETS)
+        # x264 takes several tunes at once, and ignores case.
+        if encoder != "libx265" and tune is not None:
+            words = [word for word in re.split(r"[,./+-]", tune.lower()) if word]
+            known = _X264_TUNES
+            if not all(word in known for word in words):
+                raise _unknown_word(encoder, shown, "tune", tune, known)
+    elif encoder == "libsvtav1" and preset is not None:
+        known = [str(number) for number in range(-1, 14)]
+        if preset not in known:
+            raise _unknown_word(encoder, shown, "preset", preset, known)
+
+
+def _unknown_word(
+    encoder: str, shown: str, what: str, word: str, known: Sequence[str]
+) -> SinkOpenError:
+    return SinkOpenError(
+        f"cannot write {shown}: encoder {encoder} has no {what} '{printable(word)}'; "
+        f"it has: {', '.join(known)}"
     )
 
 

@@ -6,6 +6,7 @@
         await sink.send(frame)
         await sink.send_packets(source.take_packets())
         await sink.finish()
+        await sink.commit()
 
 Every frame comes out once, with the presentation time that it came with; audio, subtitles,
 chapters and tags are carried over untouched where the container holds them. What had to be
@@ -18,11 +19,11 @@ import os
 from typing import TYPE_CHECKING
 
 from streamseg.sinks.images import ImageWriter, is_picture
-from streamseg.sinks.movie import MovieWriter
+from streamseg.sinks.movie import MovieOptions, MovieWriter
 from streamseg.sinks.threaded import ThreadedSink, Writer
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
 __all__ = ["FileSink"]
 
@@ -46,6 +47,8 @@ class FileSink(ThreadedSink):
         side: Whether subtitles, attachments and chapters are carried over.
         overwrite: Whether an existing file may be replaced. It stays as it is until the new one is
             whole.
+        protected: Files that may not be overwritten whatever ``overwrite`` says, besides those
+            that the source reads; for example a background.
     """
 
     def __init__(
@@ -59,23 +62,16 @@ class FileSink(ThreadedSink):
         audio: bool = True,
         side: bool = True,
         overwrite: bool = False,
+        protected: Iterable[str | os.PathLike[str]] = (),
     ) -> None:
         super().__init__(str(path))
         self._path = path
-        self._encoder, self._crf, self._preset = encoder, crf, preset
-        self._encoder_options = encoder_options
-        self._audio, self._side, self._overwrite = audio, side, overwrite
+        self._options = MovieOptions(encoder, crf, preset, encoder_options, audio, side)
+        self._overwrite = overwrite
+        self._protected = tuple(protected)
 
     def _make_writer(self) -> Writer:
-        if is_picture(self._path):
-            return ImageWriter(self._path, overwrite=self._overwrite)
-        return MovieWriter(
-            self._path,
-            encoder=self._encoder,
-            crf=self._crf,
-            preset=self._preset,
-            encoder_options=self._encoder_options,
-            audio=self._audio,
-            side=self._side,
-            overwrite=self._overwrite,
-        )
+        path, overwrite, protected = self._path, self._overwrite, self._protected
+        if is_picture(path):
+            return ImageWriter(path, overwrite=overwrite, protected=protected)
+        return MovieWriter(path, self._options, overwrite=overwrite, protected=protected)

@@ -11,15 +11,16 @@ from __future__ import annotations
 
 import struct
 from fractions import Fraction
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from streamseg.side_data import safe_side_data
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     import av
 
 __all__ = ["add_hdr_options"]
 
+_TRANSFERS = (16, 18)  # PQ, HLG: others have no such metadata
 _CHROMATICITY_STEPS = 50_000  # of 1.0
 _LUMINANCE_STEPS = 10_000  # of 1 candela per square metre
 _OPTION = {
@@ -28,28 +29,30 @@ _OPTION = {
 }
 
 
-def add_hdr_options(options: dict[str, str], encoder: str, frame: av.VideoFrame) -> None:
+def add_hdr_options(
+    options: dict[str, str], encoder: str, frame: av.VideoFrame, transfer: int
+) -> None:
     """Add what the frame says of its mastering to the encoder's options.
 
     Args:
         options: The encoder's, changed in place; what the user set there wins.
         encoder: FFmpeg's name; others than libx264 and libx265 are left alone.
         frame: The first picture.
+        transfer: The transfer function that is written.
     """
-    if encoder not in _OPTION:
+    if encoder not in _OPTION or transfer not in _TRANSFERS:
         return
     name, display_key, light_key = _OPTION[encoder]
     params = [options[name]] if options.get(name) else []
-    side_data: Iterable[Any] = frame.side_data  # PyAV's stubs say that it yields names
-    for data in side_data:
-        kind, raw = data.type.name, bytes(data)
-        if kind == "MASTERING_DISPLAY_METADATA" and len(raw) >= 88:
-            if (text := _display(raw)) and display_key not in options.get(name, ""):
-                params.append(f"{display_key}={text}")
-        elif kind == "CONTENT_LIGHT_LEVEL" and len(raw) >= 8:
-            maximum, average = struct.unpack_from("=2I", raw)
-            if light_key not in options.get(name, ""):
-                params.append(f"{light_key}={maximum},{average}")
+    side_data = safe_side_data(frame, ("MASTERING_DISPLAY_METADATA", "CONTENT_LIGHT_LEVEL"))
+    display = side_data.get("MASTERING_DISPLAY_METADATA", b"")
+    light = side_data.get("CONTENT_LIGHT_LEVEL", b"")
+    if len(display) >= 88 and display_key not in options.get(name, ""):
+        if text := _display(display):
+            params.append(f"{display_key}={text}")
+    if len(light) >= 8 and light_key not in options.get(name, ""):
+        maximum, average = struct.unpack_from("=2I", light)
+        params.append(f"{light_key}={maximum},{average}")
     if params:
         options[name] = ":".join(params)
 

@@ -1,15 +1,19 @@
 """ImageWriter: PNG and JPEG pictures, one file or a numbered sequence, whole or absent.
 
-A sequence is written into a hidden folder beside its place and moved at the end, file by file. If a
-move fails, those that were moved are taken back, so that no part of a sequence is left behind.
+A sequence is written into a hidden folder beside its place, checked, and moved at the end, file by
+file; older pictures wait in another hidden folder until all are in place. If a move fails, the new
+ones are taken back and the older ones return, so that there is one whole sequence or the other.
 Numbers count from 0 without gaps, whatever frames were dropped before.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
+import shutil
+import stat
 import threading
 from fractions import Fraction
 from pathlib import Path
@@ -23,7 +27,7 @@ from streamseg.ffmpeg_log import quiet_ffmpeg
 from streamseg.frames import Colour
 from streamseg.sinks.container import PICTURES
 from streamseg.sinks.pixels import Conform, Picture, choose_format, has_alpha, output_colour
-from streamseg.sinks.target import Target, move
+from streamseg.sinks.target import Protected, Target, move, printable, reason, sync_folder
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -33,7 +37,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ImageWriter", "is_picture"]
 
-_NUMBER = re.compile(r"%(0?\d*)d")
+_NUMBER = re.compile(r"%(?:0([1-9]\d?))?d")  # the group is the number of digits, or empty
 _JPEG_QSCALE = 2  # of 1 (best) to 31
 
 
@@ -48,13 +52,21 @@ class ImageWriter:
     Args:
         path: One file, or a name with a number in it, for example ``out_%05d.png``.
         overwrite: Whether existing files may be replaced.
+        protected: Files that may not be written to, besides those that are read.
     """
 
-    def __init__(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        overwrite: bool = False,
+        protected: Sequence[str | os.PathLike[str]] = (),
+    ) -> None:
         self.written = 0
         self.notices: list[str] = []
         self._path = Path(path)
         self._overwrite = overwrite
+        self._protected = tuple(protected)
         self._numbers = _NUMBER.findall(self._path.name)
         self._target = Target(path, overwrite=overwrite)
         self._codec = "png" if self._path.suffix.lower() == ".png" else "mjpeg"
@@ -79,13 +91,16 @@ class ImageWriter:
         shown = self._target.shown
         if len(self._numbers) > 1 or "%" in _NUMBER.sub("", self._path.name):
             raise SinkOpenError(
-                f"cannot write {shown}: the name must hold one number such as %05d and no other %"
+                f"cannot write {shown}: the name must hold one number, %d or such as %05d, "
+                "and no other %"
             )
-        self._target.check(info.name)
+        protected = Protected((*info.files, *self._protected))
+        self._target.check(protected)
+        self._refuse_protected(protected)
         existing = self._existing()
         if existing and not self._overwrite:
             raise SinkOpenError(
-                f"cannot write {shown}: {existing[0].name} exists; use --overwrite to replace it"
+                f"cannot write {shown}: {printable(existing[0].name)} exists; use --overwrite to replace it"
             )
         self._target.create(folder=self._sequence)
 
@@ -99,7 +114,7 @@ class ImageWriter:
         if self.written and not self._sequence:
             raise SinkWriteError(
                 f"cannot write {self._target.shown}: one picture holds one frame; put a number "
-                f"into the name, for example {self._path.stem}_%05d{self._path.suffix}"
+                f"into the name, for example {printable(self._path.stem)}_%05d{self._path.suffix}"
             )
         if self._codec == "mjpeg" and has_alpha(frame.pixel_format):
             raise SinkOpenError(
@@ -130,41 +145,77 @@ class ImageWriter:
         """Ignore them: pictures have no sound."""
 
     def finish(self) -> None:
+        """Check that the pictures are whole; nothing is in its place yet.
+
+        Raises:
+            SinkWriteError: If one is missing or damaged, or something is in the way.
+        """
+        shown, temporary = self._target.shown, self._target.temporary
+        if not self.written:
+            raise SinkWriteError(f"cannot write {shown}: the stream has no frames")
+        assert temporary is not None
+        if self._stopped.is_set():
+            raise SinkWriteError(f"cannot write {shown}: it was stopped")
+        paths = [temporary / name for name in self._names] if self._sequence else [temporary]
+        try:
+            empty = sum(not path.stat().st_size for path in paths)
+            if empty or len(paths) != self.written:
+                raise SinkWriteError(
+                    f"cannot write {shown}: {empty or self.written - len(paths)} of "
+                    f"{self.written} pictures are empty or missing"
+                )
+            for path in {paths[0], paths[-1]}:
+                self._check_picture(path)
+            for name in self._names:
+                _refuse_special(self._target.path.with_name(name))
+        except Exception as exc:
+            raise self._target.error(exc) from exc
+
+    def commit(self) -> None:
         """Put the pictures in their places.
 
         Raises:
-            SinkWriteError: If that fails; nothing new is then left behind.
+            SinkWriteError: If that fails; everything is then as it was before.
         """
-        if not self.written:
-            raise SinkWriteError(f"cannot write {self._target.shown}: the stream has no frames")
         if not self._sequence:
             self._target.commit()
             return
-        assert self._target.temporary is not None
+        temporary = self._target.temporary
+        assert temporary is not None
+        # Not a .part: should this process be killed now, nobody takes the older pictures for waste.
+        older = temporary.with_suffix(".old")
         moved: list[Path] = []
+        saved: list[str] = []
         try:
+            older.mkdir()
             for name in self._names:
-                if self._stopped.is_set():
-                    raise InterruptedError("it was stopped")
                 place = self._target.path.with_name(name)
-                fresh = not place.exists()
-                move(self._target.temporary / name, place, overwrite=self._overwrite)
-                if fresh:
-                    moved.append(place)
-        except FileExistsError as exc:
-            _take_back(moved)
-            raise SinkWriteError(
-                f"cannot write {self._target.shown}: a picture of that name was made by somebody "
-                "else meanwhile; use --overwrite to replace it"
-            ) from exc
+                found = _refuse_special(place)
+                if found is not None and self._overwrite:
+                    with contextlib.suppress(OSError):
+                        # The new file takes over who may read the old one.
+                        os.chmod(temporary / name, stat.S_IMODE(place.stat().st_mode))
+                    os.rename(place, older / name)
+                    saved.append(name)
+                move(temporary / name, place, overwrite=False)
+                moved.append(place)
+            sync_folder(temporary.parent)
         except OSError as exc:
-            _take_back(moved)
-            raise self._target.error(exc) from exc
-        older = [path for path in self._existing() if path.name not in set(self._names)]
-        if older:
+            kept = _restore(moved, saved, older)
+            what = reason(exc)
+            if isinstance(exc, FileExistsError):
+                what = "a picture of that name was made by somebody else meanwhile"
+            if kept:
+                what += f"; {kept} older pictures are in {printable(older)} now"
+            raise SinkWriteError(f"cannot write {self._target.shown}: {what}") from exc
+        shutil.rmtree(older, ignore_errors=True)
+        self._target.release()
+        names = set(self._names)
+        longer = [path for path in self._existing() if path.name not in names]
+        if longer:
             self.notices.append(
-                f"{len(older)} pictures of an earlier, longer sequence are still there, "
-                f"from {older[0].name}"
+                f"{len(longer)} pictures of an earlier, longer sequence are still there, "
+                f"from {printable(longer[0].name)}"
             )
 
     def abort(self) -> None:
@@ -173,21 +224,53 @@ class ImageWriter:
         self._target.release()
 
     def stop(self) -> None:
-        """Make a running ``finish`` fail."""
+        """Make the next ``finish`` fail."""
         self._stopped.set()
+
+    def discard(self) -> None:
+        """Remove the temporary files' names while another thread may still write to them."""
+        self._target.discard()
 
     def _name(self, number: int) -> str:
         return self._path.name % number
 
     def _existing(self) -> list[Path]:
+        """Every picture there is whose name this sequence could use."""
         if not self._sequence:
             return []
-        before, after = _NUMBER.split(self._path.name)[::2]
-        pattern = re.compile(re.escape(before) + r"\d+" + re.escape(after))
         with contextlib.suppress(OSError):
             names = sorted(os.listdir(self._target.path.parent))
-            return [self._target.path.with_name(n) for n in names if pattern.fullmatch(n)]
+            return [self._target.path.with_name(n) for n in names if self._may_be_named(n)]
         return []
+
+    def _may_be_named(self, name: str) -> bool:
+        before, after = _NUMBER.sub("%", self._path.name).split("%")
+        digits = int(self._numbers[0] or 1)
+        number = rf"(?:\d{{{digits}}}|[1-9]\d{{{digits},}})"
+        return bool(re.fullmatch(re.escape(before) + number + re.escape(after), name, re.DOTALL))
+
+    def _refuse_protected(self, protected: Protected) -> None:
+        for path in self._existing():
+            if path in protected:
+                raise self._target.is_read(path.name)
+        folder = str(self._target.path.parent)
+        for name in protected.paths:
+            if os.path.dirname(name) == folder and self._may_be_named(os.path.basename(name)):
+                raise self._target.is_read(os.path.basename(name))
+
+    def _check_picture(self, path: Path) -> None:
+        shown = self._target.shown
+        context: Any = av.CodecContext.create(self._codec, "r")
+        context.thread_count = 1
+        try:
+            packet = av.Packet(path.read_bytes())
+            pictures = [*context.decode(packet), *context.decode(None)]
+        except av.error.FFmpegError as exc:
+            raise SinkWriteError(
+                f"cannot write {shown}: a finished picture cannot be read back ({reason(exc)})"
+            ) from exc
+        if len(pictures) != 1:
+            raise SinkWriteError(f"cannot write {shown}: a finished picture cannot be read back")
 
     def _encode(self, video: av.VideoFrame) -> bytes:
         colour = Colour.of(video)
@@ -222,7 +305,34 @@ def _write_all(fd: int, data: bytes) -> None:
         view = view[os.write(fd, view) :]
 
 
-def _take_back(paths: list[Path]) -> None:
-    for path in paths:
+def _refuse_special(place: Path) -> os.stat_result | None:
+    """Return what is at a place, None for nothing.
+
+    Raises:
+        OSError: If it is a folder, a pipe or a device.
+    """
+    try:
+        found = place.stat()
+    except FileNotFoundError:
+        return place.lstat() if place.is_symlink() else None
+    if stat.S_ISDIR(found.st_mode):
+        raise IsADirectoryError(errno.EISDIR, f"{printable(place.name)} is a directory")
+    if not stat.S_ISREG(found.st_mode):
+        raise OSError(errno.EINVAL, f"{printable(place.name)} is not a regular file")
+    return found
+
+
+def _restore(moved: list[Path], saved: list[str], older: Path) -> int:
+    """Undo a half-done commit; return how many older pictures could not be put back."""
+    for path in moved:
         with contextlib.suppress(OSError):
             path.unlink()
+    lost = 0
+    for name in saved:
+        try:
+            move(older / name, older.with_name(name), overwrite=False)
+        except OSError:
+            lost += 1
+    with contextlib.suppress(OSError):
+        older.rmdir()
+    return lost

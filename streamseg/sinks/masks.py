@@ -30,8 +30,8 @@ from streamseg.errors import SinkOpenError, SinkWriteError
 from streamseg.frames import luma_plane
 from streamseg.sinks.container import EXTENSIONS, container_for
 from streamseg.sinks.images import ImageWriter, is_picture
-from streamseg.sinks.movie import MovieWriter
-from streamseg.sinks.target import Target
+from streamseg.sinks.movie import MovieOptions, MovieWriter
+from streamseg.sinks.target import Protected, Target, printable
 from streamseg.sinks.threaded import ThreadedSink, Writer
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from streamseg.frames import Frame, StreamInfo
     from streamseg.segmentation import Segmentation
 
-__all__ = ["MaskSink", "mask_sink"]
+__all__ = ["MaskSink"]
 
 THRESHOLD = 0.5
 _FULL_RANGE = 2
@@ -62,6 +62,8 @@ class MaskSink(ThreadedSink):
         labels: Which labels; the video and the pictures show all of them together. None for all
             that the segmentation has masks of.
         overwrite: Whether existing files may be replaced.
+        protected: Files that may not be overwritten whatever ``overwrite`` says, besides those
+            that the source reads.
     """
 
     def __init__(
@@ -70,45 +72,29 @@ class MaskSink(ThreadedSink):
         *,
         labels: Iterable[str] | None = None,
         overwrite: bool = False,
+        protected: Iterable[str | os.PathLike[str]] = (),
     ) -> None:
         super().__init__(str(path))
         self._path = path
         self._labels = None if labels is None else tuple(labels)
         self._overwrite = overwrite
+        self._protected = tuple(protected)
 
     def _make_writer(self) -> Writer:
-        if _extension(self._path) == "jsonl":
-            return _LinesWriter(self._path, self._labels, overwrite=self._overwrite)
-        if is_picture(self._path):
-            inner: Writer = ImageWriter(self._path, overwrite=self._overwrite)
-        elif _extension(self._path) not in EXTENSIONS:
+        path, overwrite, protected = self._path, self._overwrite, self._protected
+        if _extension(path) == "jsonl":
+            return _LinesWriter(path, self._labels, overwrite=overwrite, protected=protected)
+        if is_picture(path):
+            inner: Writer = ImageWriter(path, overwrite=overwrite, protected=protected)
+        elif _extension(path) not in EXTENSIONS:
             known = ", ".join(f".{name}" for name in ("jsonl", "png", *EXTENSIONS))
-            raise SinkOpenError(f"cannot write masks to {self._path}: these work: {known}")
+            raise SinkOpenError(f"cannot write masks to {printable(path)}: these work: {known}")
         else:
-            kind = container_for(self._path)
+            kind = container_for(path)
             encoder, crf = _ENCODERS.get(kind.format, (None, None))
-            inner = MovieWriter(
-                self._path,
-                encoder=encoder,
-                crf=crf,
-                audio=False,
-                side=False,
-                overwrite=self._overwrite,
-            )
+            options = MovieOptions(encoder=encoder, crf=crf, audio=False, side=False)
+            inner = MovieWriter(path, options, overwrite=overwrite, protected=protected)
         return _MaskPictures(inner, self._labels)
-
-
-def mask_sink(
-    path: str | os.PathLike[str], *, labels: Iterable[str] | None = None, overwrite: bool = False
-) -> MaskSink:
-    """Return the sink that writes masks in the form that the name asks for.
-
-    Args:
-        path: A video, a numbered sequence of pictures, or a .jsonl file.
-        labels: Which labels; None for all that the segmentation has masks of.
-        overwrite: Whether existing files may be replaced.
-    """
-    return MaskSink(path, labels=labels, overwrite=overwrite)
 
 
 def _extension(path: str | os.PathLike[str]) -> str:
@@ -176,28 +162,40 @@ class _MaskPictures:
     def finish(self) -> None:
         self._inner.finish()
 
+    def commit(self) -> None:
+        self._inner.commit()
+
     def abort(self) -> None:
         self._inner.abort()
 
     def stop(self) -> None:
         self._inner.stop()
 
+    def discard(self) -> None:
+        self._inner.discard()
+
 
 class _LinesWriter:
     """Writes one JSON object a line."""
 
     def __init__(
-        self, path: str | os.PathLike[str], labels: tuple[str, ...] | None, *, overwrite: bool
+        self,
+        path: str | os.PathLike[str],
+        labels: tuple[str, ...] | None,
+        *,
+        overwrite: bool,
+        protected: Sequence[str | os.PathLike[str]],
     ) -> None:
         self.written = 0
         self.notices: list[str] = []
         self._labels = labels
         self._target = Target(path, overwrite=overwrite)
+        self._protected = protected
         self._file: Any = None
         self._stopped = threading.Event()
 
     def open(self, info: StreamInfo) -> None:
-        self._target.check(info.name)
+        self._target.check(Protected((*info.files, *self._protected)))
         self._target.create()
         self._file = os.fdopen(self._target.fd, "wb", buffering=1 << 16, closefd=False)
 
@@ -221,6 +219,8 @@ class _LinesWriter:
             raise self._target.error(exc) from exc
         if self._stopped.is_set():
             raise SinkWriteError(f"cannot write {self._target.shown}: it was stopped")
+
+    def commit(self) -> None:
         self._target.commit()
 
     def abort(self) -> None:
@@ -234,6 +234,9 @@ class _LinesWriter:
 
     def stop(self) -> None:
         self._stopped.set()
+
+    def discard(self) -> None:
+        self._target.discard()
 
     def _line(self, frame: Frame, segmentation: Segmentation | None) -> dict[str, Any]:
         from streamseg.masks.rle import encode_rle

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import os
 import threading
+from dataclasses import dataclass
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any, cast
 
@@ -23,7 +24,7 @@ from streamseg.sinks.hdr import add_hdr_options
 from streamseg.sinks.muxed_file import MuxedFile, Stopped
 from streamseg.sinks.pixels import Conform, Picture, describe_loss, has_alpha
 from streamseg.sinks.remux import STREAM_TAGS, SideStreams, clean_tags, shifted_chapters
-from streamseg.sinks.target import Target, reason
+from streamseg.sinks.target import Protected, Target, reason
 from streamseg.sinks.timing import Clock
 from streamseg.sinks.verify import Expected, verify
 
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
     from streamseg.frames import Frame, StreamInfo
     from streamseg.segmentation import Segmentation
 
-__all__ = ["MovieWriter"]
+__all__ = ["MovieOptions", "MovieWriter"]
 
 _LATE_START_S = 60  # players show a file that starts later than this as minutes of nothing
 _BLOCK = 1 << 18  # bytes that the muxer collects before it calls us
@@ -45,43 +46,48 @@ _COARSE = frozenset("mpeg4 msmpeg4 msmpeg4v2 h263 h263p flv wmv1 wmv2".split())
 _FRAME_RATE_LIMIT = 1000
 
 
+@dataclass(frozen=True, slots=True)
+class MovieOptions:
+    """How a video file is written; what each means is said at ``FileSink``."""
+
+    encoder: str | None = None
+    crf: float | None = None
+    preset: str | None = None
+    encoder_options: Mapping[str, str] | None = None
+    audio: bool = True
+    side: bool = True
+
+
 class MovieWriter:
     """Writes one video file.
 
     Args:
         path: The file; its extension says the container.
-        encoder: FFmpeg's name of an encoder, None for the container's default.
-        crf: Quality on the encoder's own scale.
-        preset: Speed by the encoder's own names.
-        encoder_options: Further options of the encoder.
-        audio: Whether audio is carried over.
-        side: Whether subtitles, attachments and chapters are carried over.
+        options: How it is written.
         overwrite: Whether an existing file may be replaced.
+        protected: Files that may not be written to, besides those that are read.
     """
 
     def __init__(
         self,
         path: str | os.PathLike[str],
+        options: MovieOptions,
         *,
-        encoder: str | None = None,
-        crf: float | None = None,
-        preset: str | None = None,
-        encoder_options: Mapping[str, str] | None = None,
-        audio: bool = True,
-        side: bool = True,
         overwrite: bool = False,
+        protected: Sequence[str | os.PathLike[str]] = (),
     ) -> None:
         self.written = 0
         self.notices: list[str] = []
         self._path = path
         self._target = Target(path, overwrite=overwrite)
         self._asked: dict[str, Any] = {
-            "encoder": encoder,
-            "crf": crf,
-            "preset": preset,
-            "options": encoder_options,
+            "encoder": options.encoder,
+            "crf": options.crf,
+            "preset": options.preset,
+            "options": options.encoder_options,
         }
-        self._audio, self._side_wanted = audio, side
+        self._audio, self._side_wanted = options.audio, options.side
+        self._protected = tuple(protected)
         self._stopped = threading.Event()
         self._early: list[Packet[Any]] = []
         self._held: Packet[Any] | None = None
@@ -99,7 +105,7 @@ class MovieWriter:
         quiet_ffmpeg()
         self._info = info
         self._container = container_for(self._path)
-        self._target.check(info.name)
+        self._target.check(Protected((*info.files, *self._protected)))
         # Names, devices and what fits are known now. Whether there is alpha is not, whatever the
         # source says: effects add it and take it away.
         choose_encoder(self._container, self._target.shown, **self._asked)
@@ -110,6 +116,7 @@ class MovieWriter:
             audio=self._audio,
             chapters=bool(info.chapters),
             notices=self.notices,
+            stopped=self._stopped,
         )
         self._target.create()
 
@@ -144,12 +151,14 @@ class MovieWriter:
         assert self._side is not None
         try:
             for packet in packets:
+                if self._stopped.is_set():
+                    raise Stopped
                 self._side.mux(packet)
         except Exception as exc:
             raise self._target.error(exc) from exc
 
     def finish(self) -> None:
-        """Flush, write the index, verify, put in place.
+        """Flush, write the index, verify.
 
         Raises:
             SinkWriteError: If the result is not whole.
@@ -172,10 +181,17 @@ class MovieWriter:
                 raise Stopped
         except Exception as exc:
             raise self._target.error(exc) from exc
+
+    def commit(self) -> None:
+        """Put the file in its place.
+
+        Raises:
+            SinkWriteError: If that fails; the target is then as it was before.
+        """
         self._target.commit()
 
     def abort(self) -> None:
-        """Remove what is not finished."""
+        """Remove what is not in its place."""
         self._stopped.set()
         if self._file is not None:
             self._file.closed = True  # PyAV then writes no trailer when the container goes
@@ -187,15 +203,19 @@ class MovieWriter:
         self._target.release()
 
     def stop(self) -> None:
-        """Make the next write of the muxer, or the next packet of a flush, fail."""
+        """Make the next write of the muxer, or the next packet, fail."""
         self._stopped.set()
+
+    def discard(self) -> None:
+        """Remove the temporary file's name while another thread may still write to it."""
+        self._target.discard()
 
     def _start(self, frame: Frame) -> None:
         info, container, shown = self._info, self._container, self._target.shown
         alpha = has_alpha(frame.pixel_format)
         choice = choose_encoder(container, shown, alpha=alpha, **self._asked)
         picture, loss = choose_picture(choice, container, frame.video, info.colour)
-        add_hdr_options(choice.options, choice.name, frame.video)
+        add_hdr_options(choice.options, choice.name, frame.video, picture.colour.transfer)
         self.notices.extend(choice.notices)
         if words := describe_loss(loss):
             self.notices.append(
@@ -381,6 +401,8 @@ class MovieWriter:
                 f"{self._container.format} holds a constant rate only: {self._clock.rounded} "
                 "frames are moved to the nearest step of it"
             )
+        for line in self._side.damage():
+            self.notices.append(line)
         if self._side.repaired:
             self.notices.append(
                 f"{self._side.repaired} audio or subtitle packets were out of order and are one "

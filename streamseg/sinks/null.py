@@ -20,6 +20,7 @@ class NullSink(Sink):
 
     def __init__(self) -> None:
         self._open = False
+        self._finished = False
         self._accepted = 0
 
     async def open(self, info: StreamInfo) -> None:
@@ -51,7 +52,16 @@ class NullSink(Sink):
         """
         if not self._open:
             raise anyio.ClosedResourceError
-        self._open = False
+        self._open, self._finished = False, True
+
+    async def commit(self) -> None:
+        """Do nothing, as often as wanted.
+
+        Raises:
+            anyio.ClosedResourceError: If the sink was not finished.
+        """
+        if not self._finished:
+            raise anyio.ClosedResourceError
 
     async def aclose(self) -> None:
         """Close it; may be called twice."""

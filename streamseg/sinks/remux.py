@@ -16,9 +16,12 @@ import av
 import av.error
 
 from streamseg.sinks.container import Container, can_hold, canonical_codec
+from streamseg.sinks.muxed_file import Stopped
+from streamseg.sinks.target import printable
 from streamseg.sinks.transcode import AudioTranscoder, SubtitleConverter, is_text
 
 if TYPE_CHECKING:
+    import threading
     from collections.abc import Mapping, Sequence
 
     from av.container import OutputContainer
@@ -71,6 +74,7 @@ class SideStreams:
         audio: False leaves out all audio.
         chapters: Whether the source has chapters.
         notices: Gets a line for everything that is not carried over untouched.
+        stopped: Once set, converting ends with ``Stopped`` at the next packet.
     """
 
     def __init__(
@@ -81,9 +85,11 @@ class SideStreams:
         audio: bool,
         chapters: bool,
         notices: list[str],
+        stopped: threading.Event,
     ) -> None:
         self._container = container
         self._notices = notices
+        self._stopped = stopped
         self._shelf = av.open(os.devnull, "w", format="null")
         self._tracks: dict[int, _Track] = {}
         self._attachments: list[tuple[str, str, bytes]] = []
@@ -189,20 +195,34 @@ class SideStreams:
                 return  # "nothing is shown": the muxer fills gaps with these itself
             self._write(track, reference(packet))
             return
-        for converted in track.converter.encode(packet):
-            self._write(track, converted)
+        self._convert(track, packet)
 
     def flush(self) -> None:
         """Write what the converters still hold."""
         for track in self._tracks.values():
-            if isinstance(track.converter, AudioTranscoder):
-                for packet in track.converter.encode(None):
-                    self._write(track, packet)
+            if track.converter is not None:
+                self._convert(track, None)
+
+    def damage(self) -> list[str]:
+        """Return a line for each stream with packets that could not be converted."""
+        return [
+            f"{track.converter.damaged} damaged packets of {track.template.type} stream {index} "
+            "could not be converted and are left out"
+            for index, track in self._tracks.items()
+            if track.converter is not None and track.converter.damaged
+        ]
 
     def close(self) -> None:
         """Let go of the copies."""
         self._tracks.clear()
         self._shelf.close()
+
+    def _convert(self, track: _Track, packet: Packet[Any] | None) -> None:
+        assert track.converter is not None
+        for converted in track.converter.encode(packet):
+            if self._stopped.is_set():
+                raise Stopped
+            self._write(track, converted)
 
     def _write(self, track: _Track, packet: Packet[Any]) -> None:
         assert self._output is not None
@@ -267,4 +287,4 @@ def _label(stream: Stream, codec: str) -> str:
     language = stream.metadata.get("language")
     title = stream.metadata.get("title") or stream.metadata.get("filename")
     details = ", ".join(text for text in (codec, language, title) if text)
-    return f"{stream.type} stream {stream.index} ({details})"
+    return f"{stream.type} stream {stream.index} ({printable(details)})"

@@ -18,10 +18,14 @@ import secrets
 import shutil
 import stat
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from streamseg.errors import SinkError, SinkOpenError, SinkWriteError
 
-__all__ = ["Target", "reason"]
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+__all__ = ["Protected", "Target", "move", "printable", "reason", "sync_folder"]
 
 _LONGEST_NAME = 255  # bytes of a file name on all usual file systems
 
@@ -32,27 +36,57 @@ def reason(error: BaseException) -> str:
     return " ".join(str(text).split())
 
 
+def printable(text: str | os.PathLike[str]) -> str:
+    """Return a name as it can stand in a message: on one line, everything visible."""
+    return "".join(
+        c if c.isprintable() else c.encode("unicode_escape").decode() for c in os.fspath(text)
+    )
+
+
+class Protected:
+    """Files that must not be written to, told by their identity: names may lie.
+
+    Args:
+        paths: Of any files; those that do not exist are compared by their real path.
+    """
+
+    def __init__(self, paths: Iterable[str | os.PathLike[str]] = ()) -> None:
+        self.paths = frozenset(os.path.realpath(path) for path in paths)
+        self._identities = {
+            identity for path in self.paths if (identity := _identity(path)) is not None
+        }
+
+    def __contains__(self, path: object) -> bool:
+        """Whether this path, or what it leads to, is one of the files."""
+        if not isinstance(path, str | os.PathLike):
+            return False
+        return os.path.realpath(path) in self.paths or _identity(path) in self._identities
+
+
 class Target:
     """The place where a result goes.
 
     Args:
         path: The file, or for a sequence any name that stands for it.
         overwrite: Whether an existing file may be replaced.
+
+    Attributes:
+        shown: The path for messages.
     """
 
     def __init__(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
-        self.shown = str(path)
+        self.shown = printable(path)
         # A link stays a link: what it points to is replaced.
         self.path = Path(os.path.realpath(path))
         self.overwrite = overwrite
         self.temporary: Path | None = None
         self.fd = -1
 
-    def check(self, source_name: str | None = None) -> None:
+    def check(self, protected: Protected | None = None) -> None:
         """Fail early where it is clear that the target cannot be written.
 
         Args:
-            source_name: Path or URL of what is being read, which must not be the target.
+            protected: What is being read, which must not be the target.
 
         Raises:
             SinkOpenError: With what to try instead.
@@ -60,7 +94,7 @@ class Target:
         folder = self.path.parent
         if not folder.is_dir():
             raise SinkOpenError(
-                f"cannot write {self.shown}: the folder {folder} does not exist; make it first"
+                f"cannot write {self.shown}: the folder {printable(folder)} does not exist; make it first"
             )
         try:
             found: os.stat_result | None = os.stat(self.path)
@@ -68,25 +102,31 @@ class Target:
             found = None
         except OSError as exc:
             raise SinkOpenError(f"cannot write {self.shown}: {reason(exc)}") from exc
+        refused = protected is not None and self.path in protected
         if found is not None:
             if stat.S_ISDIR(found.st_mode):
                 raise SinkOpenError(f"cannot write {self.shown}: it is a directory; name a file")
             if not stat.S_ISREG(found.st_mode):
                 # Renaming over /dev/null or a pipe would destroy it.
                 raise SinkOpenError(f"cannot write {self.shown}: it is not a regular file")
-            if source_name is not None and _same_file(source_name, found):
-                raise SinkOpenError(
-                    f"cannot write {self.shown}: it is the file that is being read; "
-                    "choose another name"
-                )
-            if not self.overwrite:
+            if not self.overwrite and not refused:
                 raise SinkOpenError(
                     f"cannot write {self.shown}: it exists; use --overwrite to replace it"
                 )
+        if refused:
+            raise self.is_read()
         if not os.access(folder, os.W_OK | os.X_OK):
             raise SinkOpenError(
-                f"cannot write {self.shown}: no permission to write in the folder {folder}"
+                f"cannot write {self.shown}: no permission to write in the folder "
+                f"{printable(folder)}"
             )
+
+    def is_read(self, name: str | None = None) -> SinkOpenError:
+        """Return the error for a target that is protected."""
+        what = "it" if name is None else f"{printable(name)}"
+        return SinkOpenError(
+            f"cannot write {self.shown}: {what} is a file that is being read; choose another name"
+        )
 
     def create(self, *, folder: bool = False) -> Path:
         """Make the locked temporary file, or folder, and remove those of dead writers.
@@ -130,7 +170,7 @@ class Target:
                     os.fchmod(self.fd, stat.S_IMODE(self.path.stat().st_mode))
             os.fsync(self.fd)
             move(temporary, self.path, overwrite=self.overwrite)
-            _sync_folder(self.path.parent)
+            sync_folder(self.path.parent)
         except FileExistsError as exc:
             raise SinkWriteError(
                 f"cannot write {self.shown}: it was made by somebody else meanwhile; "
@@ -139,6 +179,12 @@ class Target:
         except OSError as exc:
             raise SinkWriteError(f"cannot write {self.shown}: {reason(exc)}") from exc
         self.release()
+
+    def discard(self) -> None:
+        """Remove the temporary file's name while another thread may still write to it."""
+        temporary = self.temporary
+        if temporary is not None:
+            _remove(temporary)
 
     def release(self) -> None:
         """Remove the temporary file, if it is still there, and its lock. Never fails."""
@@ -197,9 +243,15 @@ def move(source: Path, place: Path, *, overwrite: bool) -> None:
             raise
         # A file system without hard links (FAT): reserve the name, then rename over it.
         os.close(os.open(place, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC))
-        os.replace(source, place)
+        try:
+            os.replace(source, place)
+        except OSError:
+            os.unlink(place)
+            raise
     else:
-        os.unlink(source)
+        # It is in place now; a second name that stays is removed with everything temporary.
+        with contextlib.suppress(OSError):
+            os.unlink(source)
 
 
 def _lock(fd: int, *, unsupported: bool = True) -> bool:
@@ -229,7 +281,8 @@ def _remove(path: Path) -> None:
             path.unlink()
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder last, where the file system can."""
     with contextlib.suppress(OSError):
         fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
@@ -238,8 +291,9 @@ def _sync_folder(folder: Path) -> None:
             os.close(fd)
 
 
-def _same_file(name: str, found: os.stat_result) -> bool:
+def _identity(path: str | os.PathLike[str]) -> tuple[int, int] | None:
     try:
-        return os.path.samestat(os.stat(name.removeprefix("file:")), found)
+        found = os.stat(path)
     except (OSError, ValueError):
-        return False  # a URL or a device that is gone
+        return None
+    return found.st_dev, found.st_ino

@@ -2,8 +2,10 @@
 
 The loop hands frames over through a queue of four; nothing that encodes, writes or waits for a disk
 runs on the loop. Closing abandons the queue, tells the writer to stop and waits for its thread, but
-not longer than a user would: an encoder that is deep in one slow picture finishes that alone and
-then removes its temporary file by itself.
+not longer than a user would: an encoder that is deep in one slow picture finishes that alone, into a
+file that has lost its name already.
+
+A finished writer waits in its thread for what comes next: ``commit`` or closing.
 """
 
 from __future__ import annotations
@@ -11,14 +13,16 @@ from __future__ import annotations
 import asyncio
 import threading
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 import anyio
+import anyio.to_thread
 
 from streamseg.abc import Sink, SinkStatistics
 from streamseg.errors import SinkWriteError, StreamsegError
 from streamseg.handoff import ToThread
+from streamseg.sinks.target import printable, reason
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -33,7 +37,7 @@ CLOSE_TIMEOUT_S = 1.5
 
 
 class Writer(Protocol):
-    """What runs in the thread. Every method but ``stop`` is called there, one at a time."""
+    """What runs in the thread. All but ``stop`` and ``discard`` is called there, one at a time."""
 
     @property
     def written(self) -> int:
@@ -53,13 +57,19 @@ class Writer(Protocol):
         """Write side packets."""
 
     def finish(self) -> None:
-        """Flush, verify, put in place."""
+        """Flush and verify; the target stays as it is."""
+
+    def commit(self) -> None:
+        """Put in place what was finished, all of it or nothing."""
 
     def abort(self) -> None:
-        """Remove everything that is not in its place. Must not fail; may follow ``finish``."""
+        """Remove everything that is not in its place. Must not fail; may follow ``commit``."""
 
     def stop(self) -> None:
-        """Make a running method of another thread end soon, with any error."""
+        """Make a running method of another thread end soon, with any error; not ``commit``."""
+
+    def discard(self) -> None:
+        """Remove the temporary files' names though a method of another thread is still running."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,11 +79,15 @@ class _Packets:
 
 @dataclass(slots=True)
 class _State:
-    """What the thread tells the loop; apart from the sink, so that the thread does not hold it."""
+    """What the thread and the loop tell each other; apart from the sink, so that the thread does not hold it."""
 
-    opened: asyncio.Event
-    done: asyncio.Event
+    opened: asyncio.Event = field(default_factory=asyncio.Event)
+    finished: asyncio.Event = field(default_factory=asyncio.Event)
+    done: asyncio.Event = field(default_factory=asyncio.Event)
     error: BaseException | None = None
+    decided: threading.Event = field(default_factory=threading.Event)
+    """Told by the loop once the writer has finished: whether to commit is in ``keep``."""
+    keep: bool = False
 
 
 _Item = tuple["Frame", "Segmentation | None"] | _Packets
@@ -87,13 +101,14 @@ class ThreadedSink(Sink):
     """
 
     def __init__(self, name: str) -> None:
-        self._name = name
+        self._name = printable(name)
         self._writer: Writer | None = None
         self._queue: ToThread[_Item] | None = None
         self._thread: threading.Thread | None = None
-        self._state = _State(asyncio.Event(), asyncio.Event())
+        self._state = _State()
         self._accepted = 0
         self._finishing = False
+        self._finished = False
         self._closed = False
 
     def _make_writer(self) -> Writer:
@@ -155,34 +170,57 @@ class ThreadedSink(Sink):
             await self._raise_failure()
 
     async def finish(self) -> None:
-        """Write everything out, verify it and put it where it belongs.
+        """Write everything out and verify it; the target is still as it was.
 
         Raises:
             anyio.ClosedResourceError: If the sink is closed, finished, or was never opened.
-            SinkError: If the result is not whole; the target is then as it was before.
+            SinkError: If the result is not whole.
         """
         queue = self._usable()
         self._finishing = True
         queue.end()
-        await self._state.done.wait()
-        await self._join()
+        await self._state.finished.wait()
         if self._state.error is not None:
             raise self._state.error.with_traceback(None)
         if self._closed:
             raise anyio.ClosedResourceError
+        self._finished = True
+
+    async def commit(self) -> None:
+        """Put what was finished where it belongs; a second time does nothing.
+
+        Cancelling does not stop it: the thread goes on, and the target is whole either way.
+
+        Raises:
+            anyio.ClosedResourceError: If the sink was not finished, or closed before.
+            SinkError: If the target cannot be replaced; it is then as it was before.
+        """
+        if not self._finished or (self._closed and not self._state.keep):
+            raise anyio.ClosedResourceError
+        self._state.keep = True
+        self._state.decided.set()
+        await self._state.done.wait()
+        await self._join()
+        if self._state.error is not None:
+            raise self._state.error.with_traceback(None)
 
     async def aclose(self) -> None:
-        """End it; what was not finished leaves no trace. May be called twice."""
+        """End it; what was not committed leaves no trace. May be called twice."""
         first, self._closed = not self._closed, True
         if self._thread is None:
             return
-        if first and self._queue is not None and self._writer is not None:
+        abandoned = not self._state.keep
+        if first and abandoned and self._queue is not None and self._writer is not None:
             self._queue.abandon()
+            self._state.decided.set()
             if not self._state.done.is_set():
                 self._writer.stop()
-        with anyio.CancelScope(shield=True), anyio.move_on_after(CLOSE_TIMEOUT_S):
-            await self._state.done.wait()
-            await self._join()
+        with anyio.CancelScope(shield=True):
+            with anyio.move_on_after(CLOSE_TIMEOUT_S):
+                await self._state.done.wait()
+                await self._join()
+            if first and abandoned and self._writer is not None and not self._state.done.is_set():
+                await anyio.to_thread.run_sync(self._writer.discard)
 
     @property
     def notices(self) -> Sequence[str]:
@@ -219,6 +257,7 @@ class ThreadedSink(Sink):
         thread, queue = self.__dict__.get("_thread"), self.__dict__.get("_queue")
         if thread is not None and queue is not None and not self._state.done.is_set():
             queue.abandon()
+            self._state.decided.set()
             if not self._closed:
                 warnings.warn(f"unclosed {self!r}", ResourceWarning, source=self, stacklevel=2)
 
@@ -245,17 +284,21 @@ def _run(
             del item  # the frame's memory goes back to the decoder's pool
         if not queue.abandoned:
             writer.finish()
+            _call(loop, state.finished.set)
+            state.decided.wait()
+            if state.keep:
+                writer.commit()
     except StreamsegError as exc:
         state.error = exc
     except BaseException as exc:
-        error = SinkWriteError(f"cannot write {name}: {type(exc).__name__}: {exc}")
+        error = SinkWriteError(f"cannot write {name}: {type(exc).__name__}: {reason(exc)}")
         error.__cause__ = exc
         state.error = error
     finally:
         writer.abort()
         queue.abandon()
-        _call(loop, state.opened.set)
-        _call(loop, state.done.set)
+        for event in (state.opened, state.finished, state.done):
+            _call(loop, event.set)
 
 
 def _call(loop: asyncio.AbstractEventLoop, function: Any) -> None:

@@ -11,7 +11,6 @@ from av.subtitles.subtitle import SubtitleSet
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from fractions import Fraction
 
     from av.audio.stream import AudioStream
     from av.container import OutputContainer
@@ -52,28 +51,55 @@ class AudioTranscoder:
         if codec.name in {"aac", "libopus", "libmp3lame", "ac3"}:
             context.bit_rate = _BITS_A_CHANNEL * self.decoder.layout.nb_channels
         context.open()
+        self.damaged = 0
         self._graph: tuple[FilterContext, FilterContext] | None = None
-        self._time_base: Fraction | None = None
+        self._next_pts: int | None = None
 
     def encode(self, packet: Packet[Any] | None) -> Iterator[Packet[Any]]:
-        """Yield new packets, in the stream's own time base, for one packet; None flushes."""
-        try:
-            decoded = self.decoder.decode(packet)
-        except av.error.InvalidDataError:
-            return  # a damaged packet: the gap that it leaves is filled
-        except av.error.EOFError:
-            decoded = []
-        for frame in decoded:
-            if frame.pts is None or not frame.samples:
+        """Yield new packets, in the stream's own time base, for one packet; None flushes.
+
+        A packet that cannot be decoded is counted in ``damaged``; the gap that it leaves is filled.
+        """
+        for frame in self._decode(packet):
+            try:
+                source, sink = self._resampler(frame)
+                source.push(frame)
+            except (av.error.FFmpegError, ValueError):
+                self.damaged += 1  # a damaged header made it samples of another kind
                 continue
-            source, sink = self._resampler(frame)
-            source.push(frame)
             yield from self._pull(sink)
         if packet is None:
             if self._graph is not None:
                 self._graph[0].push(None)
                 yield from self._pull(self._graph[1])
             yield from self.stream.codec_context.encode(None)
+
+    def _decode(self, packet: Packet[Any] | None) -> list[Any]:
+        try:
+            decoded = self.decoder.decode(packet)
+        except av.error.EOFError:
+            return []
+        except av.error.FFmpegError:
+            # Which error it is depends on the codec: damaged AAC is even "Operation not permitted".
+            self.damaged += 1
+            return []
+        frames = []
+        for frame in decoded:
+            if not frame.samples:
+                continue
+            # A decoder that lost its way gives samples without a time: they follow the last ones.
+            base = frame.time_base
+            if frame.pts is None:
+                start = None if packet is None else packet.pts
+                if self._next_pts is not None:
+                    start = self._next_pts
+                elif start is not None and packet is not None and packet.time_base and base:
+                    start = round(start * packet.time_base / base)
+                frame.pts = start or 0
+            if base and frame.sample_rate:
+                self._next_pts = frame.pts + round(frame.samples / (frame.sample_rate * base))
+            frames.append(frame)
+        return frames
 
     def _pull(self, sink: FilterContext) -> Iterator[Packet[Any]]:
         while True:
@@ -85,8 +111,6 @@ class AudioTranscoder:
 
     def _resampler(self, frame: Any) -> tuple[FilterContext, FilterContext]:
         if self._graph is None:
-            # Flushed frames come without a time base of their own.
-            self._time_base = frame.time_base
             context = self.stream.codec_context
             graph = Graph()
             source = graph.add_abuffer(
@@ -117,25 +141,39 @@ class SubtitleConverter:
 
     def __init__(self, output: OutputContainer, template: SubtitleStream, encoder: str) -> None:
         self.decoder = template.codec_context
+        self.damaged = 0
         self.decoder.open(strict=False)  # makes the ASS header that all text encoders start from
         self.stream = cast("SubtitleStream", output.add_stream(encoder))
         self.stream.codec_context.subtitle_header = self.decoder.subtitle_header
 
-    def encode(self, packet: Packet[Any]) -> Iterator[Packet[Any]]:
-        """Yield the packet in the new format, in the time base of the old."""
+    def encode(self, packet: Packet[Any] | None) -> Iterator[Packet[Any]]:
+        """Yield the packet in the new format, in the time base of the old; None flushes nothing.
+
+        One that cannot be converted is counted in ``damaged``.
+        """
+        if packet is None:
+            return
+        try:
+            converted = self._convert(packet)
+        except (av.error.FFmpegError, ValueError):
+            self.damaged += 1
+            return
+        if converted is not None:
+            converted.pts = converted.dts = packet.pts if packet.pts is not None else packet.dts
+            converted.duration = packet.duration or 0
+            converted.time_base = packet.time_base
+            yield converted
+
+    def _convert(self, packet: Packet[Any]) -> Packet[Any] | None:
         decoded = self.decoder.decode2(packet)
         if decoded is None:
-            return
+            return None
         # Several boxes of one moment become lines of one: containers refuse two at the same time.
         lines: list[bytes] = [text for r in decoded.rects if (text := getattr(r, "ass", b""))]
         if not lines:
-            return
+            return None
         text = lines[0] + b"".join(b"\\N" + line.split(b",", 8)[-1] for line in lines[1:])
-        converted = self.stream.codec_context.encode_subtitle(SubtitleSet.create(text, 0, 0))
-        converted.pts = converted.dts = packet.pts
-        converted.duration = packet.duration or 0
-        converted.time_base = packet.time_base
-        yield converted
+        return self.stream.codec_context.encode_subtitle(SubtitleSet.create(text, 0, 0))
 
 
 def is_text(stream: Stream) -> bool:

@@ -79,6 +79,7 @@ def describe(
         # Old files say in a tag, too, what the display matrix says; it has been done.
         video_metadata={key: tag for key, tag in video.metadata.items() if key != "rotate"},
         chapters=tuple(window.chapters(opened.container.chapters())),
+        files=opened.files,
     )
 
 

@@ -49,6 +49,7 @@ class Opened:
         video: The stream whose pictures are decoded.
         sides: Streams whose packets are passed on.
         still: Whether it is a single image.
+        files: Real paths of all files that are read.
         notices: What the user should know.
     """
 
@@ -56,6 +57,7 @@ class Opened:
     video: VideoStream
     sides: list[Stream]
     still: bool = False
+    files: tuple[str, ...] = ()
     notices: list[str] = field(default_factory=list)
 
 
@@ -87,8 +89,9 @@ def open_media(path: str, *, rate: Fraction | None, side_streams: bool, threads:
     format_name = None
     notices: list[str] = []
     numbered = not os.path.lexists(path) and _NUMBER.search(Path(path).name)
+    files = [path]
     if numbered:
-        first, gap = _sequence_start(path)
+        first, files, gap = _sequence(path)
         format_name = "image2"
         options |= {"pattern_type": "sequence", "start_number": str(first)}
         if gap is not None:
@@ -113,6 +116,7 @@ def open_media(path: str, *, rate: Fraction | None, side_streams: bool, threads:
         container.close()
         raise
     opened.notices = notices + opened.notices
+    opened.files = tuple(map(os.path.realpath, files))
     return opened
 
 
@@ -121,8 +125,8 @@ _IMAGE_SUFFIXES = frozenset(
 )
 
 
-def _sequence_start(pattern: str) -> tuple[int, int | None]:
-    """Return the lowest number of a sequence, and the first number that is missing in it."""
+def _sequence(pattern: str) -> tuple[int, list[str], int | None]:
+    """Return a sequence's lowest number, its files, and the first number that is missing in it."""
     place = Path(pattern)
     name = readable_name(pattern)
     if len(_NUMBER.findall(place.name)) != 1 or "%" in str(place.parent):
@@ -132,7 +136,7 @@ def _sequence_start(pattern: str) -> tuple[int, int | None]:
     match = _NUMBER.search(place.name)
     assert match is not None
     width = int(match[1] or 0)
-    digits = rf"(\d{{{width},}})" if width else r"(0|[1-9]\d*)"
+    digits = r"([0-9]+)"
     expected = re.compile(
         re.escape(place.name[: match.start()]) + digits + re.escape(place.name[match.end() :])
     )
@@ -140,13 +144,18 @@ def _sequence_start(pattern: str) -> tuple[int, int | None]:
         entries = os.listdir(place.parent)
     except OSError as error:
         raise SourceOpenError(f"{name}: cannot look into the folder: {error.strerror}") from error
-    numbers = sorted(int(found[1]) for found in map(expected.fullmatch, entries) if found)
+    found = [hit[1] for hit in map(expected.fullmatch, entries) if hit]
+    # FFmpeg writes a number with exactly as many zeros as the pattern asks for.
+    numbers = sorted(int(digits) for digits in found if f"{int(digits):0{width}d}" == digits)
     if not numbers:
         raise SourceOpenError(f"{name}: no image matches this pattern; check the name and digits")
+    files: list[str] = []
     for expected_number, number in enumerate(numbers, numbers[0]):
         if number != expected_number:
-            return numbers[0], expected_number
-    return numbers[0], None
+            return numbers[0], files, expected_number
+        file_name = f"{place.name[: match.start()]}{number:0{width}d}{place.name[match.end() :]}"
+        files.append(os.path.join(place.parent, file_name))
+    return numbers[0], files, None
 
 
 def _check_file(path: str, name: str) -> None:

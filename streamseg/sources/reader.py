@@ -34,6 +34,9 @@ _TRAILING_S = 10
 _STEPS_BACK_S = (0, 2, 10, 60)
 # Containers that state a length that does not come from the file's own end.
 _STATES_LENGTH = frozenset({"matroska,webm"})
+# A container whose number of frames counts empty chunks too: the picture before is to be shown
+# again. They have a tick of their own, so the last time stamp tells how many chunks were read.
+_COUNTS_EMPTY = "avi"
 
 
 class FileReader:
@@ -77,6 +80,7 @@ class FileReader:
         self._whole = False
         self._decoder: Decoder | None = None
         self._reached = Fraction(0)
+        self._last_dts = -1
 
     @property
     def name(self) -> str:
@@ -230,6 +234,8 @@ class FileReader:
                 if packet is not None and _far_beyond(packet, window):
                     break
                 continue
+            if packet is not None and packet.dts is not None:
+                self._last_dts = max(self._last_dts, packet.dts)
             for video in decoder.decode(packet):
                 video.pts = stamps.next(video.pts, video.dts)
                 video.time_base = base
@@ -322,6 +328,8 @@ class FileReader:
             return
         stated = opened.video.frames
         found = self._decoder.packets if self._decoder is not None else 0
+        if opened.container.format.name == _COUNTS_EMPTY:
+            found = max(found, self._last_dts + 1)
         if stated > found:
             self._missing = stated - found
             self._notices.append(

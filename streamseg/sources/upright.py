@@ -17,11 +17,13 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import av
 import av.filter
 import numpy as np
+
+from streamseg.side_data import safe_side_data
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,9 +33,7 @@ __all__ = ["Turn", "Upright"]
 # Formats without planes of samples; nothing after the source could work on them.
 _PLAIN_FORMATS = {"pal8": "rgba", "monow": "gray", "monob": "gray"}
 
-# Kinds of frame side data (enum AVFrameSideDataType) of FFmpeg 8 that PyAV 18 has no name for.
-_EXIF = 31
-_UNKNOWN_KINDS = (28, 29, 30, _EXIF)
+_EXIF = 31  # kind of side data (enum AVFrameSideDataType) that FFmpeg's filters have no name for
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,9 +149,7 @@ class Upright:
         Raises:
             av.FFmpegError: If a filter refuses the picture.
         """
-        # The whole matrix is read only when the angle changes. (PyAV's side_data ties a frame and
-        # itself into a cycle: read for each frame, frames pile up until the garbage collector runs,
-        # and decoding takes twice the time.)
+        # The whole matrix is read only when the angle changes: it takes a filter graph.
         if self._turn is None or video.rotation != self._rotation:
             self._turn, self._rotation = _turn_of(video), video.rotation
         turn = self._turn
@@ -276,25 +274,11 @@ class Upright:
 
 
 def _turn_of(video: av.VideoFrame) -> Turn:
-    try:
-        return _read_turn(video)
-    except ValueError:
-        # PyAV reads no side data at all of a frame that has one entry of a kind it does not know
-        # (18.1: EXIF of photographs, view numbers of stereo video): read a copy without those.
-        nodes = ["buffer", *(["sidedata"] * len(_UNKNOWN_KINDS)), "buffersink"]
-        arguments = [
-            f"video_size={video.width}x{video.height}:pix_fmt={video.format.name}:time_base=1/1000:"
-            f"colorspace={int(video.colorspace)}:range={int(video.color_range)}",
-            *(f"mode=delete:type={kind}" for kind in _UNKNOWN_KINDS),
-            None,
-        ]
-        graph = av.filter.Graph()
-        graph.link_nodes(*map(graph.add, nodes, arguments)).configure()
-        graph.vpush(video)
-        return _read_turn(graph.vpull())
-
-
-def _read_turn(video: av.VideoFrame) -> Turn:
-    # PyAV types side_data as one entry; it is a mapping of them.
-    matrix: Any = video.side_data.get("DISPLAYMATRIX")  # type: ignore[attr-defined,unused-ignore]
-    return Turn() if matrix is None else Turn.of(bytes(matrix))
+    matrix = safe_side_data(video, ("DISPLAYMATRIX",)).get("DISPLAYMATRIX")
+    if matrix is not None:
+        return Turn.of(matrix)
+    # Not readable (a colour tag that filters refuse): the angle is, without telling mirrored ones.
+    angle = np.radians(-video.rotation)
+    cos, sin = float(np.cos(angle)), float(np.sin(angle))
+    values = np.array([cos, sin, 0, -sin, cos, 0, 0, 0, 1]) * (1 << 16)
+    return Turn.of(np.rint(values).astype(np.int32).tobytes())

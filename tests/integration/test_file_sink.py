@@ -381,6 +381,7 @@ async def test_tiny_pictures_work_or_are_refused_in_one_line(
         try:
             await sink.send(make_frame(0, width=width, height=height))
             await sink.finish()
+            await sink.commit()
         except SinkError as exc:
             line = str(exc)
         else:
@@ -448,22 +449,31 @@ async def test_hevc_has_the_tag_that_all_players_take(tmp_path: Path, extension:
         ("out.xyz", {}, r"unknown extension '.xyz'.*\.mp4"),
         ("out", {}, "no extension"),
         ("out.mkv", {"encoder": "ffv1", "crf": 3}, "no quality setting"),
+        ("out.mp4", {"preset": "nonsense"}, "no preset 'nonsense'; it has: ultrafast"),
+        ("out.mp4", {"encoder": "libx265", "preset": "nonsense"}, "no preset 'nonsense'"),
+        ("out.mkv", {"encoder": "libsvtav1", "preset": "nonsense"}, "no preset 'nonsense'"),
+        ("out.mp4", {"encoder_options": {"tune": "nonsense"}}, "no tune 'nonsense'"),
     ],
 )
 async def test_wrong_options_are_refused_at_open(
-    tmp_path: Path, name: str, options: dict[str, object], message: str
+    tmp_path: Path,
+    name: str,
+    options: dict[str, object],
+    message: str,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     async with closing(FileSink(tmp_path / name, **options)) as sink:  # type: ignore[arg-type]
         with pytest.raises(SinkOpenError, match=message):
             await sink.open(info_of())
     assert listing(tmp_path) == []
+    assert capfd.readouterr().err == ""
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"encoder_options": {"nonsense": "1"}}, "no option 'nonsense'"),
-        ({"preset": "warp"}, "refuses 64x48"),
+        ({"encoder_options": {"profile": "warp"}}, "refuses 64x48"),
         ({"encoder": "mpeg4", "preset": "fast"}, "no option 'preset'"),
     ],
 )
@@ -558,8 +568,9 @@ async def test_pictures_are_all_there_or_none(tmp_path: Path) -> None:
         for number in range(3):
             await sink.send(make_frame(number))
         (tmp_path / "p_2.png").write_bytes(b"somebody else")
+        await sink.finish()
         with pytest.raises(SinkWriteError, match="somebody"):
-            await sink.finish()
+            await sink.commit()
     assert listing(tmp_path) == ["p_2.png"]
     assert (tmp_path / "p_2.png").read_bytes() == b"somebody else"
 

@@ -6,6 +6,7 @@ import os
 import sys
 import threading
 import time
+import zlib
 from dataclasses import dataclass, field
 from fractions import Fraction
 from itertools import pairwise
@@ -515,17 +516,98 @@ async def test_odd_names_are_files_and_nothing_else(tmp_path: Path, name: str) -
     assert (await read(film)).numbers == [0, 1, 2]
 
 
-@pytest.mark.parametrize(("orientation", "turned"), [(1, 0), (3, 180), (6, 90), (8, 270)])
-async def test_photograph_is_turned_as_its_exif_says(
-    tmp_path: Path, orientation: int, turned: int
-) -> None:
-    stored = np.ascontiguousarray(np.rot90(draw_picture(3), k=turned // 90))
+_READ_AND_COLLECT = """
+import gc, sys
+sys.path.insert(0, sys.argv[2])
+import anyio
+from streamseg.sources import FileSource
+from tests.support.clips import read_frame_number
+async def main():
+    async with FileSource(sys.argv[1]) as source:
+        frame = await source.receive()
+        gc.collect()
+        print(read_frame_number(frame.video), frame.width, frame.height, frame.video.rotation)
+    del frame, source
+    for _ in range(3):
+        gc.collect()
+anyio.run(main)
+"""
+
+
+async def _read_apart(path: Path) -> str:
+    """Read one picture in a process of its own: a crash is then a failure of the test."""
+    done = await anyio.run_process(
+        [sys.executable, "-c", _READ_AND_COLLECT, str(path), os.getcwd()], check=False
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+    return done.stdout.decode().strip()
+
+
+# EXIF orientation -> how a picture that shall be seen upright is stored (TIFF 6.0, tag 0x0112).
+_STORED = {
+    1: lambda picture: picture,
+    2: lambda picture: picture[:, ::-1],
+    3: lambda picture: picture[::-1, ::-1],
+    4: lambda picture: picture[::-1],
+    5: lambda picture: picture.swapaxes(0, 1),
+    6: lambda picture: np.rot90(picture, 1),
+    7: lambda picture: np.rot90(picture[::-1], 1),
+    8: lambda picture: np.rot90(picture, -1),
+}
+
+
+@pytest.mark.parametrize("orientation", _STORED)
+async def test_photograph_is_turned_as_its_exif_says(tmp_path: Path, orientation: int) -> None:
     path = tmp_path / "photo.jpg"
-    _save_picture(path, stored)
+    _save_picture(path, np.ascontiguousarray(_STORED[orientation](draw_picture(3))))
     path.write_bytes(_with_exif(path.read_bytes(), orientation))
+    assert await _read_apart(path) == "3 320 180 0"
+
+
+async def test_picture_with_a_named_colour_profile_is_read(tmp_path: Path) -> None:
+    _save(tmp_path / "plain.png", 3)
+    plain = (tmp_path / "plain.png").read_bytes()
+    body = b"iCCP" + b"a name\0\0" + zlib.compress(bytes(128))
+    chunk = (len(body) - 4).to_bytes(4, "big") + body + zlib.crc32(body).to_bytes(4, "big")
+    header = 8 + 12 + 13
+    path = tmp_path / "profile.png"
+    path.write_bytes(plain[:header] + chunk + plain[header:])
+    assert await _read_apart(path) == "3 320 180 0"
+
+
+# ---- which files ----
+
+
+def _real(path: Path) -> str:
+    return os.path.realpath(path)
+
+
+@pytest.mark.parametrize("name", [b"narrow\xe2\x80\xafspace.png", b"not \xff utf-8.png"])
+async def test_files_are_real_paths_whatever_the_name(tmp_path: Path, name: bytes) -> None:
+    _save(tmp_path / "plain.png", 5)
+    path = tmp_path / os.fsdecode(name)
+    (tmp_path / "plain.png").rename(path)
     got = await read(path)
-    assert got.numbers == [3]
-    assert (got.info.width, got.info.height) == (320, 180)
+    assert got.numbers == [5]
+    assert got.info.files == (_real(path),)
+    assert got.info.name != str(path)
+
+
+async def test_files_follow_links(tmp_path: Path) -> None:
+    clip = make_clip(tmp_path / "real.mp4", frames=2)
+    (tmp_path / "folder").mkdir()
+    link = tmp_path / "folder" / "link.mp4"
+    link.symlink_to(clip.path)
+    assert (await read(link)).info.files == (_real(clip.path),)
+
+
+async def test_files_of_numbered_images_are_all_that_are_read(tmp_path: Path) -> None:
+    for name in ("008", "009", "010", "012", "0011"):
+        _save(tmp_path / f"f{name}.png", int(name))
+    got = await read(tmp_path / "f%03d.png")
+    assert got.numbers == [8, 9, 10]
+    folder = _real(tmp_path)
+    assert got.info.files == tuple(f"{folder}/f{number}.png" for number in ("008", "009", "010"))
 
 
 @pytest.mark.parametrize("first", [0, 1, 37])
@@ -580,6 +662,27 @@ async def test_cut_matroska_delivers_what_there_is_and_says_so(tmp_path: Path, c
     got = await read(cut)
     assert 20 < len(got.frames) < 90
     assert got.numbers[:-1] == list(range(len(got.frames) - 1))
+    assert any("cut short" in notice for notice in got.notices)
+
+
+async def test_empty_chunks_of_avi_are_not_missing_frames(tmp_path: Path) -> None:
+    clip = make_clip(
+        tmp_path / "n.avi", frames=50, codec="mpeg4", audio_tracks=1, audio_codec="libmp3lame"
+    )
+    got = await read(clip.path)
+    assert got.numbers == list(range(50))
+    assert got.notices == []
+    assert got.statistics is not None
+    assert got.statistics.dropped == {}
+
+
+async def test_cut_avi_says_so(tmp_path: Path) -> None:
+    clip = make_clip(tmp_path / "w.avi", frames=50, codec="mpeg4", b_frames=0)
+    whole = clip.path.read_bytes()
+    cut = tmp_path / "cut.avi"
+    cut.write_bytes(whole[: len(whole) // 2])
+    got = await read(cut)
+    assert 0 < len(got.frames) < 50
     assert any("cut short" in notice for notice in got.notices)
 
 
@@ -705,7 +808,6 @@ async def test_unknown_codec_is_refused(tmp_path: Path) -> None:
 
 async def test_huge_picture_is_refused_before_it_takes_memory(tmp_path: Path) -> None:
     import struct
-    import zlib
 
     def chunk(kind: bytes, body: bytes) -> bytes:
         check = zlib.crc32(kind + body)

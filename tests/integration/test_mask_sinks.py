@@ -14,7 +14,7 @@ from pycocotools import mask as coco
 
 from streamseg.errors import SinkOpenError, SinkWriteError
 from streamseg.segmentation import Segmentation
-from streamseg.sinks import MaskSink, mask_sink
+from streamseg.sinks import MaskSink
 from tests.unit.sinks.helpers import closing, info_of, leftovers, listing, make_frame, read
 
 if TYPE_CHECKING:
@@ -53,6 +53,7 @@ async def send(sink: Sink, count: int = 5, *, ticks: tuple[int, ...] = ()) -> No
             await sink.send(frame, None if number == 2 else segmentation(number))
             await sink.send_packets([object()])
         await sink.finish()
+        await sink.commit()
 
 
 @pytest.mark.parametrize(
@@ -76,7 +77,7 @@ async def test_mask_video_is_full_range_grey_at_picture_size_and_time(
 
 
 async def test_mask_video_of_several_labels_is_their_sum(tmp_path: Path) -> None:
-    await send(mask_sink(tmp_path / "m.mkv", labels=["person", "dog"]))
+    await send(MaskSink(tmp_path / "m.mkv", labels=["person", "dog"]))
     with av.open(str(tmp_path / "m.mkv")) as container:
         mask = next(container.decode(video=0)).to_ndarray()
     assert mask[60, 10] == 255

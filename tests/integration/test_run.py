@@ -453,6 +453,63 @@ def test_a_failed_job_says_so_in_json_too(streamseg: Any, tmp_path: Path) -> Non
     assert "no.mp4" in result.json["error"]
 
 
+def test_a_wrong_option_says_so_in_json_too(streamseg: Any, tmp_path: Path) -> None:
+    result = streamseg("run", SAMPLE, tmp_path / "o.mp4", "--json", "--crf", "99")
+
+    assert result.code == result.json["exit_code"] == 2
+    assert "output.crf" in result.json["error"]
+
+
+@pytest.mark.parametrize("name", ["rec 9.41\u202fAM.mp4", "ünïcode %d.mp4", 'a\'b "c".mp4'])
+def test_an_input_is_never_overwritten_whatever_its_name(
+    streamseg: Any, tmp_path: Path, name: str
+) -> None:
+    clip = make_clip(tmp_path / "clip.mp4", frames=5).path
+    before = clip.read_bytes()
+    clip.rename(tmp_path / name)
+    (tmp_path / "link.mp4").symlink_to(tmp_path / name)
+
+    for target in (name, "link.mp4"):
+        one_line(streamseg("run", tmp_path / name, tmp_path / target, "-y", "-e", "none"), 2)
+    assert (tmp_path / name).read_bytes() == before
+
+
+def test_nothing_that_a_job_reads_is_overwritten(streamseg: Any, tmp_path: Path) -> None:
+    clip = make_clip(tmp_path / "clip.mp4", frames=5).path
+    pictures = tmp_path / "in_%05d.png"
+    assert streamseg("run", clip, pictures, "-e", "none").code == 0
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+
+    one_line(streamseg("run", pictures, pictures, "-e", "grayscale", "-y"), 2)
+    one_line(streamseg("run", SAMPLE, clip, "-e", "replace", "--background", clip, "-y"), 2)
+
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_masks_cannot_take_the_videos_place(streamseg: Any, tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    out = tmp_path / "real" / "o.mkv"
+
+    result = streamseg("run", SAMPLE, out, "--masks", tmp_path / "link" / "o.mkv", "-y")
+
+    one_line(result, 2, "same file")
+    assert list((tmp_path / "real").iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["astronaut.png", "three_people.jpg", "grace_hopper.jpg"])
+def test_photographs_become_videos_and_masks(tmp_path: Path, assets: Path, name: str) -> None:
+    """In a process of its own: metadata of pictures has crashed the interpreter at its exit."""
+    for command in (
+        ("run", assets / "media" / name, tmp_path / "o.mp4"),
+        ("segment", assets / "media" / name, "-o", tmp_path / "o.png"),
+    ):
+        with start(*command) as process:
+            _, err = process.communicate(timeout=60)
+        assert process.returncode == 0, err
+    assert len(frames_of(tmp_path / "o.mp4")) == len(frames_of(tmp_path / "o.png")) == 1
+
+
 def test_an_encoder_that_cannot_take_the_size_is_one_line(streamseg: Any, tmp_path: Path) -> None:
     clip = make_clip(tmp_path / "clip.mp4", frames=5).path
     result = streamseg("run", clip, tmp_path / "o.avi", "--encoder", "dvvideo", "--effect", "none")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import signal
 import threading
 import time
@@ -14,7 +15,7 @@ import numpy as np
 import psutil
 import pytest
 
-from streamseg.errors import ModelError, WorkerDiedError, WorkerTimeoutError
+from streamseg.errors import ModelError, WorkerDiedError, WorkerError, WorkerTimeoutError
 from streamseg.models.card import Card, Model
 from streamseg.models.registry import find_model
 from streamseg.runtime.pool import WorkerPool
@@ -255,6 +256,29 @@ async def test_damaged_programs_never_take_us_down(models: Path, tmp_path: Path)
         except ModelError:
             refused += 1
     assert refused > 0
+
+
+async def test_when_no_process_can_be_started_any_more_nobody_waits_for_ever(models: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    async with WorkerPool(model(models / "quick.pte")) as pool:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (psutil.Process().num_fds(), hard))
+        try:
+            os.kill(pool.pids[0], signal.SIGKILL)
+            with anyio.fail_after(20), pytest.raises(WorkerError, match="Too many open files"):
+                await pool.run(pixels(0))
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+async def test_the_current_folder_is_not_imported_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("json", "torch", "numpy"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('taken from the current folder')")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("PYTHONPATH", raising=False)  # a relative one would name this folder
+    async with WorkerPool(find_model("selfie")) as pool:
+        assert (await pool.run(pixels(0))).model_ms > 0
 
 
 async def test_bundled_models_are_ready_and_segment() -> None:

@@ -172,6 +172,9 @@ class FakeSink(Sink):
         if self.finish_error is not None:
             raise self.finish_error
 
+    async def commit(self) -> None:
+        self.log.append("sink committed")
+
     async def aclose(self) -> None:
         self.log.append("sink closed")
 

@@ -163,6 +163,64 @@ def test_cutout_keeps_the_pictures_own_alpha():
     assert (alpha[32:] == 255).all()
 
 
+@pytest.mark.parametrize(("pixel_format", "full"), [("yuva420p", 255), ("yuva444p10le", 1023)])
+def test_cutout_multiplies_both_alphas(pixel_format, full):
+    video = picture(pixel_format)
+    plane_view(video, 3)[:] = full // 2
+    out = create_effect("cutout").apply(frame(video), segmentation(np.full((8, 8), 0.5)))
+    assert np.abs(planes(out.video)[3] / full - 0.25).max() < 0.005
+    whole = create_effect("cutout").apply(frame(video), segmentation(np.ones((8, 8), np.float32)))
+    assert np.array_equal(planes(whole.video)[0], planes(video)[0])  # straight, not premultiplied
+
+
+ALPHA = ["yuva420p", "yuva422p10le", "yuva444p", "yuva444p16be", "rgba", "bgra", "gbrap10le"]
+
+
+@pytest.mark.parametrize("size", [(96, 64), (5, 3)])
+@pytest.mark.parametrize("pixel_format", [*ALPHA, "rgba64le", "ya8", "ya16be", "pal8"])
+@pytest.mark.parametrize("name", ["blur", "tint", "replace"])
+def test_what_was_transparent_stays_unseen_where_alpha_is_dropped(name, pixel_format, size):
+    grey = np.full((size[1], size[0], 4), 200, np.uint8)
+    grey[..., 3] = 255
+    solid = av.VideoFrame.from_ndarray(grey, "rgba")
+    grey[:, : size[0] // 2, 3] = 0
+    half = av.VideoFrame.from_ndarray(grey, "rgba")
+    outs = []
+    for video in (solid, half):
+        video.colorspace = 1
+        if pixel_format == "pal8":
+            entry = np.zeros((256, 4), np.uint8)
+            entry[0], entry[1] = (0, 200, 200, 200), (255, 200, 200, 200)
+            numbers = (video.to_ndarray()[..., 3] // 255).astype(np.uint8)
+            video = av.VideoFrame.from_ndarray((numbers, entry), "pal8")
+        elif pixel_format != "rgba":
+            video = video.reformat(format=pixel_format, dst_colorspace=1)
+        video.colorspace = 0 if video.format.is_rgb else 1
+        nothing = segmentation(np.full((8, 8), float(name != "tint"), np.float32))
+        before = [bytes(plane) for plane in video.planes]
+        outs.append(create_effect(name).apply(frame(video), nothing).video)
+        assert [bytes(plane) for plane in video.planes] == before
+    whole, cut = (
+        out.reformat(format="rgb24", dst_color_range=2).to_ndarray().astype(int) for out in outs
+    )
+    assert np.abs(whole - 200).max() <= 20  # the ranges of grey, as they ever were
+    assert cut[:, : size[0] // 2 - 1].max() <= 10
+    assert np.abs(cut[:, size[0] // 2 + 1 :] - whole[:, size[0] // 2 + 1 :]).max() <= 3
+
+
+@pytest.mark.parametrize("pixel_format", ["yuva420p", "yuva422p10le", "yuva444p"])
+def test_opaque_samples_stay_as_they_are_where_alpha_is_dropped(pixel_format):
+    video = picture(pixel_format, 97, 63)
+    alpha = plane_view(video, 3)
+    alpha[:] = 255 if alpha.dtype == np.uint8 else 1023
+    alpha[:, :20] = 0
+    out = create_effect("blur").apply(frame(video), segmentation(np.ones((8, 8), np.float32)))
+    for before, after in zip(planes(video)[:3], planes(out.video), strict=True):
+        first = 20 * before.shape[1] // 97 + 1
+        assert np.array_equal(before[:, first:], after[:, first:])
+        assert len(np.unique(after[:, : first - 1])) == 1
+
+
 def test_cutout_of_the_rest():
     out = create_effect("cutout", {"on": "subject"}).apply(frame(), segmentation(mask_left()))
     alpha = planes(out.video)[3]
@@ -228,6 +286,8 @@ def test_samples_are_not_shifted_by_range(pixel_format, span):
     video = picture(pixel_format, colour=Colour(1, span, 1, 1))
     for plane in video.planes:
         np.frombuffer(plane, np.uint8)[:] = 77
+    for plane in video.planes[3:]:
+        np.frombuffer(plane, np.uint8)[:] = 255
     for name in ("blur", "replace"):
         out = create_effect(name).apply(frame(video), segmentation(np.ones((8, 8), np.float32)))
         assert set(np.unique(planes(out.video)[0])) == {77}

@@ -8,6 +8,7 @@ import sys
 import numpy as np
 import pytest
 
+from streamseg.effects import options as options_module
 from streamseg.effects.blur import BlurOptions
 from streamseg.effects.registry import EFFECTS, create_effect, option_names
 from streamseg.effects.shaping import shape_mask
@@ -36,6 +37,14 @@ VOC = ("BACKGROUND", "CAT", "PERSON")
         ("blur", {"on": None}, "on must be"),
         ("blur", {"subject": "SELFIE"}, "subject must be a list"),
         ("blur", {"subject": ("",)}, "subject must be a list"),
+        ("blur", {"subject": 5}, "subject must be a list of labels, got 5"),
+        ("blur", {"subject": None}, "subject must be a list"),
+        ("blur", {"subject": {"CAT": 1}}, "subject must be a list"),
+        ("blur", {"subject": [5]}, "subject must be a list"),
+        ("blur", {"nmae": "tint"}, "did you mean 'name'"),
+        ("tint", {"on": "subject"}, "--subject on the command line, option 'on' in files"),
+        ("none", {"on": "subject"}, "blur, replace, cutout, pixelate, grayscale can"),
+        ("replace", {"background": 5}, "background must be"),
         ("replace", {"fit": "covr"}, "did you mean 'cover'"),
         ("tint", {"colours": {"CAT": "bleu"}}, "did you mean 'blue'"),
         ("tint", {"colours": {"CAT": 7}}, "CAT must have a colour"),
@@ -73,6 +82,24 @@ def test_wanted_labels_are_the_people(name):
         create_effect(name, {"subject": ("PERSN",)}).wanted_labels(VOC)
     with pytest.raises(ConfigError, match="subject must be given"):
         effect.wanted_labels(("BACKGROUND", "CAT"))
+
+
+def test_labels_are_found_in_capitals_or_not():
+    assert create_effect("blur").wanted_labels(("background", "person")) == ("person",)
+    assert create_effect("blur").wanted_labels(("Person", "SELFIE")) == ("Person", "SELFIE")
+    assert create_effect("blur", {"subject": ["Cat"]}).wanted_labels(VOC) == ("CAT",)
+    both = create_effect("blur", {"subject": ["cat", "CAT"]})
+    assert both.wanted_labels(("Cat", "cat", "CAT")) == ("cat", "CAT")
+    assert both.wanted_labels(VOC) == ("CAT",)
+
+
+def test_all_public_names_are_listed():
+    public = {
+        name
+        for name, value in vars(options_module).items()
+        if getattr(value, "__module__", "") == options_module.__name__ and name[0] != "_"
+    }
+    assert set(options_module.__all__) == public
 
 
 def test_tint_wants_all_but_the_background_and_none_wants_nothing():

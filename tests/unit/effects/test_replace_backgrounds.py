@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import struct
+import subprocess
+import sys
 from fractions import Fraction
+from pathlib import Path
 
 import av
 import numpy as np
@@ -91,27 +94,98 @@ def test_cover_fills_and_contain_shows_all_on_black(tmp_path, fit, size):
         assert out.min() == 16
 
 
-def test_a_turned_jpeg_is_upright(tmp_path):
+# EXIF orientation -> how a picture that shall be seen upright is stored (TIFF 6.0, tag 0x0112)
+STORED = {
+    1: lambda seen: seen,
+    2: lambda seen: seen[:, ::-1],
+    3: lambda seen: seen[::-1, ::-1],
+    4: lambda seen: seen[::-1],
+    5: lambda seen: seen.swapaxes(0, 1),
+    6: lambda seen: np.rot90(seen, 1),
+    7: lambda seen: np.rot90(seen[::-1], 1),
+    8: lambda seen: np.rot90(seen, -1),
+}
+
+
+@pytest.mark.parametrize("orientation", STORED)
+def test_a_photograph_is_upright(tmp_path, orientation):
     path = tmp_path / "b.jpg"
-    rgb = np.zeros((64, 96, 3), np.uint8)
-    rgb[:, :48] = 255  # white on the left; turned clockwise: on the top
+    seen = np.zeros((96, 64, 3), np.uint8)
+    seen[:48, :32], seen[:48, 32:], seen[48:, :32] = 240, 160, 80
+    stored = np.ascontiguousarray(STORED[orientation](seen))
     with av.open(str(path), "w", format="image2", options={"update": "1"}) as box:
         stream = box.add_stream("mjpeg", rate=1)
-        stream.width, stream.height, stream.pix_fmt = 96, 64, "yuv420p"
+        stream.height, stream.width, stream.pix_fmt = *stored.shape[:2], "yuv420p"
         stream.codec_context.color_range = 2
-        video = av.VideoFrame.from_ndarray(rgb, "rgb24")
+        video = av.VideoFrame.from_ndarray(stored, "rgb24")
         video = video.reformat(format="yuv420p", dst_color_range=2)
         for packet in [*stream.encode(video), *stream.encode(None)]:
             box.mux(packet)
-    tiff = b"II*\0" + struct.pack("<IHHHII", 8, 1, 0x0112, 3, 1, 6) + b"\0\0\0\0"
+    tiff = b"II*\0" + struct.pack("<IHHHII", 8, 1, 0x0112, 3, 1, orientation) + b"\0\0\0\0"
     exif = b"Exif\0\0" + tiff
     plain = path.read_bytes()
     segment = b"\xff\xe1" + struct.pack(">H", len(exif) + 2) + exif
     path.write_bytes(plain[:2] + segment + plain[2:])
+    code = """
+import gc, sys
+import numpy as np
+from streamseg.effects.registry import create_effect
+from tests.unit.effects.pictures import frame, planes, segmentation
+effect = create_effect("replace", {"background": sys.argv[1]})
+nobody = segmentation(np.zeros((8, 8), np.float32))
+luma = planes(effect.apply(frame(width=64, height=96), nobody).video)[0]
+print(*[int(luma[y, x]) for y in (20, 76) for x in (14, 50)])
+del effect
+for _ in range(3):
+    gc.collect()
+"""
+    run = subprocess.run(
+        [sys.executable, "-c", code, str(path)],
+        capture_output=True, text=True, check=True, cwd=Path(__file__).parents[3],
+    )  # fmt: skip
+    wanted = [16 + level * 219 // 255 for level in (240, 160, 80, 0)]
+    assert np.abs(np.subtract([int(n) for n in run.stdout.split()], wanted)).max() <= 6
+
+
+@pytest.mark.parametrize("kind", ["rgba", "ya8", "rgba64be"])
+def test_a_transparent_picture_is_laid_over_black(tmp_path, kind):
+    path = tmp_path / "b.png"
+    rgba = np.full((64, 96, 4), 255, np.uint8)
+    rgba[:, :48, 3] = 0
+    with av.open(str(path), "w", format="image2", options={"update": "1"}) as box:
+        stream = box.add_stream("png", rate=1)
+        stream.width, stream.height, stream.pix_fmt = 96, 64, kind
+        video = av.VideoFrame.from_ndarray(rgba, "rgba").reformat(format=kind)
+        for packet in [*stream.encode(video), *stream.encode(None)]:
+            box.mux(packet)
     effect = create_effect("replace", {"background": str(path)})
-    luma = planes(effect.apply(frame(width=64, height=96), NOBODY).video)[0]
-    assert luma[10].min() > 200
-    assert luma[-10].max() < 60
+    luma = planes(effect.apply(frame(), NOBODY).video)[0]
+    assert set(np.unique(luma[:, :46])) == {16}
+    assert luma[:, 50:].min() >= 234
+
+
+@pytest.mark.parametrize("name", ["bg:1.png", "http:b.png", "-b.png", "b%d.png", "b%03d:x.png"])
+def test_odd_names_are_files(tmp_path, monkeypatch, name):
+    save_png(tmp_path / "b.png", np.full((8, 8, 3), 255, np.uint8))
+    (tmp_path / "b.png").rename(tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    assert shown(create_effect("replace", {"background": name}), 0) == 240
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("b.m3u8", "#EXTM3U\n#EXT-X-TARGETDURATION:5\n#EXTINF:5,\nhttp://127.0.0.1:9/a.ts\n"),
+        ("b.ffconcat", "ffconcat version 1.0\nfile b.png\n"),
+        ("b.sdp", "v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nt=0 0\n"
+         "m=video 9 RTP/AVP 96\na=rtpmap:96 H264/90000\n"),
+    ],
+)  # fmt: skip
+def test_a_playlist_is_refused(tmp_path, name, text):
+    save_png(tmp_path / "b.png", np.full((8, 8, 3), 255, np.uint8))
+    (tmp_path / name).write_text(text)
+    with pytest.raises(ConfigError, match="is a playlist"):
+        create_effect("replace", {"background": str(tmp_path / name)})
 
 
 def test_a_video_runs_at_its_own_rate_and_starts_over(tmp_path):
@@ -189,6 +263,15 @@ def test_a_sound_file_is_no_background(tmp_path):
             box.mux(packet)
     with pytest.raises(ConfigError, match="no picture"):
         create_effect("replace", {"background": str(path)})
+
+
+def test_a_path_is_a_file_even_if_it_reads_like_a_colour(tmp_path, monkeypatch):
+    save_png(tmp_path / "b.png", np.full((8, 8, 3), 255, np.uint8))
+    (tmp_path / "b.png").rename(tmp_path / "red")
+    monkeypatch.chdir(tmp_path)
+    white = create_effect("replace", {"background": Path("red")})
+    assert shown(white, 0) == 240
+    assert shown(create_effect("replace", {"background": "red"}), 0) == 60
 
 
 def test_the_background_is_not_written_into_the_frame():

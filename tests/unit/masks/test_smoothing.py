@@ -26,7 +26,7 @@ def step(smoothing, value, index, video=None, size=(8, 8)):
     mask = np.full(size, value, np.float32)
     given = mask.copy()
     out = smoothing.apply(frame, Segmentation(index, ("SELFIE",), None, {"SELFIE": mask}))
-    assert np.array_equal(mask, given)
+    assert np.array_equal(mask, given, equal_nan=True)
     result = out.masks["SELFIE"]
     assert result.dtype == np.float32
     return float(result[0, 0])
@@ -74,6 +74,15 @@ def test_a_small_gap_is_smoothed_over_and_reset_forgets():
     assert step(smoothing, 0.5, 4) > 0.8
     smoothing.reset()
     assert step(smoothing, 0.5, 5) == 0.5
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_what_is_no_number_does_not_stay(value):
+    smoothing = TemporalSmoothing(0.8)
+    step(smoothing, 1.0, 0)
+    assert not np.isfinite(step(smoothing, value, 1))
+    assert step(smoothing, 0.5, 2) == 0.5
+    assert step(smoothing, 0.0, 3) == 0.0
 
 
 @pytest.mark.parametrize("ratio", [-0.1, 1.1, float("nan"), "high", True, None])

@@ -98,6 +98,7 @@ async def play(path: Path | str, sink: Sink, *, name: str | None = None) -> None
             else:
                 await sink.send(event)
         await sink.finish()
+        await sink.commit()
 
 
 async def write(sink: Sink, frames: Iterable[Frame], info: StreamInfo | None = None) -> None:
@@ -106,6 +107,7 @@ async def write(sink: Sink, frames: Iterable[Frame], info: StreamInfo | None = N
     for frame in frames:
         await sink.send(frame)
     await sink.finish()
+    await sink.commit()
 
 
 @asynccontextmanager

@@ -83,6 +83,21 @@ def test_move_works_without_hard_links(tmp_path: Path, monkeypatch: pytest.Monke
         move(source, place, overwrite=False)
 
 
+def test_move_without_hard_links_that_fails_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EPERM, "not here")
+
+    monkeypatch.setattr(os, "link", refuse)
+    monkeypatch.setattr(os, "replace", refuse)
+    source, place = tmp_path / "a", tmp_path / "b"
+    source.write_bytes(b"new")
+    with pytest.raises(PermissionError):
+        move(source, place, overwrite=False)
+    assert listing(tmp_path) == ["a"]
+
+
 def test_file_systems_without_locks_are_written_to_and_never_cleaned(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -47,11 +47,17 @@ class FakeWriter:
     def finish(self) -> None:
         self._do("finish")
 
+    def commit(self) -> None:
+        self._do("commit")
+
     def abort(self) -> None:
         self._do("abort")
 
     def stop(self) -> None:
         self.stopped.set()
+
+    def discard(self) -> None:
+        self.calls.append("discard")
 
 
 class FakeSink(ThreadedSink):
@@ -80,7 +86,8 @@ async def test_calls_come_in_order_in_one_thread() -> None:
         await sink.send_packets([])
         await sink.send(make_frame(1))
         await sink.finish()
-    assert writer.calls == ["open", "write", "packets", "write", "finish", "abort"]
+        await sink.commit()
+    assert writer.calls == ["open", "write", "packets", "write", "finish", "commit", "abort"]
     assert len(threads) == 1
     assert threading.get_ident() not in threads
     assert (sink.statistics().accepted, sink.statistics().written) == (2, 2)
@@ -173,6 +180,7 @@ async def test_cancelling_a_stage_stops_the_writer(stage: str) -> None:
                 for number in range(20):
                     await sink.send(make_frame(number))
                 await sink.finish()
+                await sink.commit()
             finally:
                 await sink.aclose()
 
@@ -192,6 +200,7 @@ async def test_null_sink_counts() -> None:
         await sink.open(info_of())
         await sink.send(make_frame(0))
         await sink.finish()
+        await sink.commit()
         with pytest.raises(anyio.ClosedResourceError):
             await sink.send(make_frame(0))
     assert sink.statistics().written == 1

@@ -8,6 +8,7 @@ import av
 import numpy as np
 import pytest
 
+from streamseg.sources import upright as upright_module
 from streamseg.sources.upright import Turn, Upright
 from tests.support.clips import draw_frame, read_frame_number
 
@@ -110,3 +111,14 @@ def test_first_frame_that_needs_no_filter_does_not_stop_a_later_one() -> None:
     (got,) = upright.push(draw_frame(1))
     assert isinstance(got, av.VideoFrame)
     assert (got.width, got.height) == (640, 360)
+
+
+@pytest.mark.parametrize(("degrees", "filters"), [(90, ["transpose=dir=cclock"]), (0, [])])
+def test_an_unreadable_matrix_leaves_the_angle(
+    monkeypatch: pytest.MonkeyPatch, degrees: int, filters: list[str]
+) -> None:
+    class Turned:
+        rotation = degrees
+
+    monkeypatch.setattr(upright_module, "safe_side_data", lambda *_: {})
+    assert upright_module._turn_of(Turned()).filters == filters  # type: ignore[arg-type]
