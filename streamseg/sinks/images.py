@@ -96,7 +96,8 @@ class ImageWriter:
             )
         protected = Protected((*info.files, *self._protected))
         self._target.check(protected)
-        self._refuse_protected(protected)
+        if self._sequence:
+            self._refuse_protected(protected)
         existing = self._existing()
         if existing and not self._overwrite:
             raise SinkOpenError(
@@ -244,6 +245,8 @@ class ImageWriter:
         return []
 
     def _may_be_named(self, name: str) -> bool:
+        if not self._sequence:
+            return False
         before, after = _NUMBER.sub("%", self._path.name).split("%")
         digits = int(self._numbers[0] or 1)
         number = rf"(?:\d{{{digits}}}|[1-9]\d{{{digits},}})"

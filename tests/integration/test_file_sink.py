@@ -382,6 +382,7 @@ async def test_tiny_pictures_work_or_are_refused_in_one_line(
             await sink.send(make_frame(0, width=width, height=height))
             await sink.finish()
             await sink.commit()
+            await sink.commit()
         except SinkError as exc:
             line = str(exc)
         else:
@@ -569,6 +570,7 @@ async def test_pictures_are_all_there_or_none(tmp_path: Path) -> None:
             await sink.send(make_frame(number))
         (tmp_path / "p_2.png").write_bytes(b"somebody else")
         await sink.finish()
+        await sink.commit()
         with pytest.raises(SinkWriteError, match="somebody"):
             await sink.commit()
     assert listing(tmp_path) == ["p_2.png"]

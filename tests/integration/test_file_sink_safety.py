@@ -130,6 +130,8 @@ async def test_protected_files_are_not_overwritten(tmp_path: Path, name: str) ->
     sink = MaskSink(tmp_path / name, overwrite=True, protected=[file])
     assert "file that is being read" in await _refused(sink, info_of())
     assert file.read_bytes() == b"background"
+    async with closing(make(tmp_path / f"other_{name}", protected=[file])) as neighbour:
+        await write(neighbour, [make_frame(0)])
 
 
 async def test_a_sequence_does_not_overwrite_the_pictures_it_is_made_of(tmp_path: Path) -> None:
