@@ -82,6 +82,7 @@ _X26X_PRESETS = (
     "ultrafast superfast veryfast faster fast medium slow slower veryslow placebo".split()
 )
 _X264_TUNES = "film animation grain stillimage psnr ssim fastdecode zerolatency touhou".split()
+_X264_PROFILES = "baseline main high high10 high422 high444".split()
 _X26X = frozenset({"libx264", "libx264rgb", "libx265"})
 
 
@@ -248,16 +249,19 @@ def choose_picture(
 
 
 def _check_words(encoder: str, shown: str, options: Mapping[str, str]) -> None:
-    """Refuse presets and tunes that the encoder does not know.
+    """Refuse presets, tunes and profiles that the encoder does not know.
 
     Raises:
         SinkOpenError: With those that it knows.
     """
     preset, tune = options.get("preset"), options.get("tune")
+    profile = options.get("profile")
     known: Sequence[str] = ()
     if encoder in _X26X:
         if preset is not None and preset not in (*_X26X_PRESETS, *"0123456789"):
             raise _unknown_word(encoder, shown, "preset", preset, _X26X_PRESETS)
+        if encoder != "libx265" and profile is not None and profile.lower() not in _X264_PROFILES:
+            raise _unknown_word(encoder, shown, "profile", profile, _X264_PROFILES)
         # x264 takes several tunes at once, and ignores case.
         if encoder != "libx265" and tune is not None:
             words = [word for word in re.split(r"[,./+-]", tune.lower()) if word]

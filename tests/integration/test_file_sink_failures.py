@@ -93,7 +93,6 @@ async def test_older_file_stays_until_the_new_one_is_whole(tmp_path: Path, name:
         assert target.read_bytes() == b"old"
         await sink.finish()
         await sink.commit()
-        await sink.commit()
     assert target.read_bytes() != b"old"
     assert target.stat().st_mode & 0o777 == 0o640
     assert leftovers(tmp_path) == []
@@ -106,7 +105,6 @@ async def test_a_file_made_meanwhile_is_not_lost(tmp_path: Path) -> None:
         await sink.send(make_frame(0))
         target.write_bytes(b"somebody else")
         await sink.finish()
-        await sink.commit()
         with pytest.raises(SinkWriteError, match="made by somebody else"):
             await sink.commit()
     assert target.read_bytes() == b"somebody else"
@@ -126,9 +124,7 @@ async def test_two_writers_of_one_target_do_not_touch_each_other(tmp_path: Path)
             await two.send(make_frame(number))
         await two.send(make_frame(5))
         await one.finish()
-        await one.commit()
         await two.finish()
-        await two.commit()
         await one.commit()
         assert len(read(target).times) == 5
         await two.commit()
@@ -243,7 +239,6 @@ async def _fill(folder: Path, name: str, message: str) -> None:
                 await sink.send(noise(number))
             await sink.finish()
             await sink.commit()
-            await sink.commit()
 
         with pytest.raises(SinkWriteError, match=message) as caught:
             await fill()
@@ -318,7 +313,6 @@ async def test_a_living_run_is_not_cleaned_up(tmp_path: Path) -> None:
             assert len(leftovers(tmp_path)) == 2
         assert len(leftovers(tmp_path)) == 1
         await living.finish()
-        await living.commit()
         await living.commit()
     assert listing(tmp_path) == ["out.mp4"]
 
@@ -429,7 +423,6 @@ async def test_cancelling_finish_while_faststart_rewrites(
             group.start_soon(cancel)
             await sink.finish()
             await sink.commit()
-            await sink.commit()
     await sink.aclose()
     assert leftovers(tmp_path) == []
 
@@ -479,7 +472,6 @@ async def test_the_loop_is_never_blocked(tmp_path: Path) -> None:
                 frame.video.pts = number
                 await sink.send(frame)
             await sink.finish()
-            await sink.commit()
             await sink.commit()
         group.cancel_scope.cancel()
     assert worst < 0.25

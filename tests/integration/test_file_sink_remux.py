@@ -91,7 +91,6 @@ async def test_tracks_keep_language_title_disposition_and_order(
                 await sink.send(make_frame(number))
             await sink.finish()
             await sink.commit()
-            await sink.commit()
     after = read(tmp_path / f"out.{target}")
     assert after.types == ["video", "audio", "audio", "subtitle", "subtitle"]
     assert [tags.get("language") for tags in after.tags[1:]] == [
@@ -242,7 +241,6 @@ async def test_a_gap_in_converted_audio_stays_where_it_was(tmp_path: Path) -> No
                 await sink.send(make_frame(number))
             await sink.finish()
             await sink.commit()
-            await sink.commit()
     found, length = onsets(tmp_path / "out.webm", 3)
     assert found == pytest.approx([0, 2], abs=0.04)
     assert length == pytest.approx(3, abs=0.06)
@@ -263,7 +261,6 @@ async def test_packets_may_come_before_or_after_all_frames(tmp_path: Path, order
             if order == "frames_first":
                 await sink.send_packets(packets)
             await sink.finish()
-            await sink.commit()
             await sink.commit()
     before, after = read(clip.path), read(tmp_path / "out.mp4")
     assert after.payloads[1] == before.payloads[1]
@@ -291,7 +288,6 @@ async def test_packets_are_not_changed_and_may_go_to_two_sinks(tmp_path: Path) -
                     await sink.send(make_frame(number))
                 await sink.finish()
                 await sink.commit()
-                await sink.commit()
             assert state() == before
     assert read(tmp_path / "a.mp4").payloads[1] == read(tmp_path / "c.mov").payloads[1]
 
@@ -309,7 +305,6 @@ async def test_the_source_may_be_closed_before_the_first_frame_arrives(tmp_path:
             await sink.send(make_frame(number))
         await sink.finish()
         await sink.commit()
-        await sink.commit()
     assert read(tmp_path / "out.mp4").codecs == ["h264", "aac", "mov_text"]
 
 
@@ -325,7 +320,6 @@ async def test_disordered_packets_do_not_cost_the_file(tmp_path: Path) -> None:
             for number in range(25):
                 await sink.send(make_frame(number))
             await sink.finish()
-            await sink.commit()
             await sink.commit()
     assert len(read(tmp_path / "out.mp4").payloads[1]) == len(packets)
     assert any("out of order" in line for line in sink.notices)
@@ -350,7 +344,6 @@ async def test_from_file_source_to_file_sink(tmp_path: Path) -> None:
         await sink.send_packets(source.take_packets())
         await source.aclose()
         await sink.finish()
-        await sink.commit()
         await sink.commit()
     before, after = read(clip.path), read(tmp_path / "out.mp4")
     assert after.times == before.times

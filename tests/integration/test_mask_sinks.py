@@ -54,7 +54,6 @@ async def send(sink: Sink, count: int = 5, *, ticks: tuple[int, ...] = ()) -> No
             await sink.send_packets([object()])
         await sink.finish()
         await sink.commit()
-        await sink.commit()
 
 
 @pytest.mark.parametrize(

@@ -99,7 +99,6 @@ async def play(path: Path | str, sink: Sink, *, name: str | None = None) -> None
                 await sink.send(event)
         await sink.finish()
         await sink.commit()
-        await sink.commit()
 
 
 async def write(sink: Sink, frames: Iterable[Frame], info: StreamInfo | None = None) -> None:
@@ -108,7 +107,6 @@ async def write(sink: Sink, frames: Iterable[Frame], info: StreamInfo | None = N
     for frame in frames:
         await sink.send(frame)
     await sink.finish()
-    await sink.commit()
     await sink.commit()
 
 

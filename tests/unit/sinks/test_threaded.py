@@ -87,7 +87,6 @@ async def test_calls_come_in_order_in_one_thread() -> None:
         await sink.send(make_frame(1))
         await sink.finish()
         await sink.commit()
-        await sink.commit()
     assert writer.calls == ["open", "write", "packets", "write", "finish", "commit", "abort"]
     assert len(threads) == 1
     assert threading.get_ident() not in threads
@@ -182,7 +181,6 @@ async def test_cancelling_a_stage_stops_the_writer(stage: str) -> None:
                     await sink.send(make_frame(number))
                 await sink.finish()
                 await sink.commit()
-                await sink.commit()
             finally:
                 await sink.aclose()
 
@@ -202,7 +200,6 @@ async def test_null_sink_counts() -> None:
         await sink.open(info_of())
         await sink.send(make_frame(0))
         await sink.finish()
-        await sink.commit()
         await sink.commit()
         with pytest.raises(anyio.ClosedResourceError):
             await sink.send(make_frame(0))
