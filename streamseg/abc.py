@@ -217,7 +217,8 @@ class Sink(Resource):
     async def commit(self) -> None:
         """Put what was finished where it belongs.
 
-        Apart from ``finish``, so that of several sinks either all keep their result or none does.
+        Apart from ``finish``, so that no sink replaces anything before all of them have written and
+        verified their results; what is left to go wrong is the renaming itself.
 
         Raises:
             SinkWriteError: If the target cannot be replaced; it is then as it was before.

@@ -10,10 +10,9 @@
     │   ├── WorkerDiedError         1  it ended by itself or by a signal, with the frame it had
     │   └── WorkerTimeoutError      1  it did not answer in time and was killed
     ├── EffectError                 1  an effect could not be applied to a frame
-    ├── SinkError
-    │   ├── SinkOpenError           2  the target cannot be written as asked
-    │   └── SinkWriteError          1  writing failed on the way
-    └── PeerError                   1  a WebRTC peer failed
+    └── SinkError
+        ├── SinkOpenError           2  the target cannot be written as asked
+        └── SinkWriteError          1  writing failed on the way
 
 Errors of other libraries become one of these once, at the boundary, ``from`` the original.
 A message is one line: what failed, with what value, and what to try.
@@ -27,7 +26,6 @@ __all__ = [
     "ConfigError",
     "EffectError",
     "ModelError",
-    "PeerError",
     "SinkError",
     "SinkOpenError",
     "SinkWriteError",
@@ -102,7 +100,3 @@ class SinkOpenError(SinkError):
 
 class SinkWriteError(SinkError):
     """Writing failed on the way: the disk is full, or the finished file did not verify."""
-
-
-class PeerError(StreamsegError):
-    """A WebRTC peer failed."""

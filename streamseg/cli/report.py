@@ -21,12 +21,13 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from types import TracebackType
 
     from streamseg.pipeline import Pipeline
     from streamseg.telemetry import PipelineStatistics
 
-__all__ = ["FileProgress", "print_error", "print_json", "print_summary"]
+__all__ = ["FileProgress", "print_error", "print_json", "print_notices", "print_summary"]
 
 _REFRESH_S = 0.1
 
@@ -43,6 +44,12 @@ def print_error(text: str) -> None:
 def print_json(value: dict[str, Any]) -> None:
     """Print one JSON object on standard output."""
     print(json.dumps(value))  # noqa: T201
+
+
+def print_notices(notices: Sequence[str]) -> None:
+    """Print what the user should know, a line each, on standard error."""
+    for notice in notices:
+        _stderr().print(f"[yellow]note:[/] {escape(notice)}")
 
 
 class _Speed(ProgressColumn):
@@ -111,5 +118,4 @@ def print_summary(target: str, statistics: PipelineStatistics) -> None:
     console.print(table)
     if statistics.worker_restarts:
         console.print(f"model processes restarted: {statistics.worker_restarts}")
-    for notice in statistics.notices:
-        console.print(f"[yellow]note:[/] {escape(notice)}")
+    print_notices(statistics.notices)

@@ -22,7 +22,7 @@ from streamseg.cli.options import (
     Threads,
     Threshold,
 )
-from streamseg.cli.report import print_json
+from streamseg.cli.report import print_json, print_notices
 from streamseg.config import load_config
 
 __all__ = ["segment"]
@@ -84,3 +84,4 @@ def segment(
         print_json({"status": "ok", "input": picture, "output": target, **statistics.to_json()})
     else:
         typer.echo(target)
+        print_notices(statistics.notices)
