@@ -32,19 +32,39 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class SourceStatistics:
-    """What a source did so far: ``delivered`` frames; ``dropped`` by cause."""
+    """What a source did so far.
+
+    Attributes:
+        delivered: Frames that ``receive`` returned.
+        dropped: Frames that it had and did not deliver, by cause.
+        reconnects: How often a broken connection was made again.
+    """
 
     delivered: int = 0
     dropped: Mapping[str, int] = field(default_factory=dict)
+    reconnects: int = 0
+
+    @property
+    def captured(self) -> int:
+        """All frames that the source had: delivered or dropped."""
+        return self.delivered + sum(self.dropped.values())
 
 
 @dataclass(frozen=True, slots=True)
 class SinkStatistics:
-    """What a sink did so far: ``accepted`` frames, ``written`` of them; ``dropped`` by cause."""
+    """What a sink did so far.
+
+    Attributes:
+        accepted: Frames that ``send`` took.
+        written: Those of them that reached the target.
+        dropped: Those of them that did not, by cause.
+        reconnects: How often a broken connection was made again.
+    """
 
     accepted: int = 0
     written: int = 0
     dropped: Mapping[str, int] = field(default_factory=dict)
+    reconnects: int = 0
 
 
 class Resource(ABC):
@@ -179,7 +199,14 @@ class Sink(Resource):
     """Where pictures go: ``open``, ``send``, ``finish``, ``commit``, and always ``aclose``.
 
     Closing a sink that was not committed abandons what it wrote: an older file stays as it was.
+
+    Attributes:
+        live_capacity: How many pictures may wait for this sink in a live pipeline, besides those in
+            the sink itself. When as many wait, the oldest is dropped and counted. One is right for
+            a picture that somebody looks at; a recording would rather be late than lose a frame.
     """
+
+    live_capacity: int = 1
 
     @abstractmethod
     async def open(self, info: StreamInfo) -> None:

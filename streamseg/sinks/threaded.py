@@ -98,7 +98,12 @@ class ThreadedSink(Sink):
 
     Args:
         name: What is written, for messages and the thread's name.
+
+    Attributes:
+        capacity: How many pictures may wait for the writer.
     """
+
+    capacity = CAPACITY
 
     def __init__(self, name: str) -> None:
         self._name = printable(name)
@@ -126,7 +131,7 @@ class ThreadedSink(Sink):
         if self._thread is not None:
             raise RuntimeError(f"{type(self).__name__}.open() was called twice")
         writer = self._writer = self._make_writer()
-        queue = self._queue = ToThread[_Item](CAPACITY)
+        queue = self._queue = ToThread[_Item](self.capacity)
         loop = asyncio.get_running_loop()
         self._thread = threading.Thread(
             target=_run,
@@ -147,7 +152,7 @@ class ThreadedSink(Sink):
             raise error.with_traceback(None)
 
     async def send(self, frame: Frame, segmentation: Segmentation | None = None) -> None:
-        """Hand one picture over; waits while four are waiting.
+        """Hand one picture over; waits while ``capacity`` are waiting.
 
         Raises:
             anyio.ClosedResourceError: If the sink is closed, finished, or was never opened.
