@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Effect",
     "MaskFilter",
+    "MaskMotion",
     "Resource",
     "Segmenter",
     "Sink",
@@ -144,6 +145,11 @@ class Segmenter(Resource):
         """
 
     @property
+    def workers(self) -> int:
+        """How many frames it works on at once; further ones wait in it."""
+        return 1
+
+    @property
     def restarts(self) -> int:
         """How often a model process had to be started again."""
         return 0
@@ -165,13 +171,37 @@ class Segmenter(Resource):
 
 
 class MaskFilter(ABC):
-    """Turns a frame's masks into better ones; may remember earlier frames."""
+    """Turns a frame's masks into better ones; may remember earlier frames.
+
+    Attributes:
+        each_frame: Where one mask is shown with several frames: whether the filter works on every
+            such frame (it looks at the picture), or once on the frame that the mask was made for.
+    """
+
+    each_frame: bool = False
 
     @abstractmethod
     def apply(self, frame: Frame, segmentation: Segmentation) -> Segmentation:
         """Return the filtered segmentation of this frame. Called in the order of the stream."""
 
     def reset(self) -> None:  # noqa: B027 - most filters have nothing to forget
+        """Forget all earlier frames."""
+
+
+class MaskMotion(ABC):
+    """Moves the masks of one frame to a later one, in which things have moved."""
+
+    @abstractmethod
+    def apply(self, made_for: Frame, frame: Frame, segmentation: Segmentation) -> Segmentation:
+        """Return the masks as they lie in ``frame``. Called in the order of the stream.
+
+        Args:
+            made_for: The frame that the masks belong to; may be ``frame`` itself.
+            frame: The frame that they are to be shown with.
+            segmentation: The masks; not written into.
+        """
+
+    def reset(self) -> None:  # noqa: B027 - some have nothing to forget
         """Forget all earlier frames."""
 
 

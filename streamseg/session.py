@@ -131,7 +131,6 @@ def file_pipeline(
         mask_filters=mask_filters,
         effect=None if config.effect.name == _NO_EFFECT else effect,
         sinks=sinks,
-        max_in_flight=4 + 2 * config.model.workers,
         on_progress=on_progress,
     )
 

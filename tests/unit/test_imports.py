@@ -13,7 +13,20 @@ PACKAGE = Path(__file__).parents[2] / "streamseg"
 
 # A room imports only from rooms of lower levels. Level 0 may import itself.
 LEVELS = (
-    ("errors", "frames", "segmentation", "abc", "handoff", "telemetry", "ffmpeg_log", "side_data"),
+    (
+        "errors",
+        "frames",
+        "segmentation",
+        "abc",
+        "commands",
+        "handoff",
+        "flow",
+        "redact",
+        "references",
+        "telemetry",
+        "ffmpeg_log",
+        "side_data",
+    ),
     ("models", "masks"),
     ("runtime", "effects", "convert"),
     ("sources", "sinks", "pipeline"),

@@ -4,6 +4,7 @@ import anyio
 import pytest
 
 from streamseg.errors import ConfigError, ModelError, SinkOpenError, SinkWriteError
+from streamseg.flow import FlowLimit
 from streamseg.frames import StreamInfo
 from streamseg.pipeline import Pipeline
 from tests.unit.fakes import FakeEffect, FakeFilter, FakeSegmenter, FakeSink, FakeSource, Log
@@ -49,7 +50,9 @@ async def test_side_packets_reach_every_sink_complete_and_in_order() -> None:
 async def test_frames_in_flight_are_bounded_while_a_sink_is_stuck() -> None:
     gate = anyio.Event()
     source, sink, segmenter = FakeSource(100), FakeSink(gate=gate), FakeSegmenter()
-    async with Pipeline(source, segmenter=segmenter, sinks=[sink], max_in_flight=6) as pipeline:
+    async with Pipeline(
+        source, segmenter=segmenter, sinks=[sink], limit=FlowLimit(max_in_flight=6)
+    ) as pipeline:
         async with anyio.create_task_group() as group:
             group.start_soon(pipeline.run)
             await anyio.sleep(0.1)
@@ -229,6 +232,7 @@ async def test_a_pipeline_that_is_not_open_does_not_run() -> None:
         await pipeline.run()
 
 
-def test_a_pipeline_without_sinks_is_an_error() -> None:
-    with pytest.raises(ConfigError, match="at least one sink"):
-        Pipeline(FakeSource(1), sinks=[])
+async def test_running_without_sinks_is_an_error() -> None:
+    async with Pipeline(FakeSource(1)) as pipeline:
+        with pytest.raises(ConfigError, match="at least one sink"):
+            await pipeline.run()
