@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import sys
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import cv2
 import typer
 
 from streamseg.cli.report import print_error
-from streamseg.ffmpeg_log import quiet_ffmpeg
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
@@ -30,10 +29,7 @@ def run_async(work: Coroutine[Any, Any, T]) -> T:
     Args:
         work: What to run.
     """
-    # Pictures are a few at a time here, and every core has something to do: OpenCV's own threads
-    # would only wait for each other (5 % of the processor time of a file job).
-    cv2.setNumThreads(1)
-    quiet_ffmpeg()
+    _keep_opencv_to_one_thread()
     terminated = False
 
     async def cancellable() -> T:
@@ -54,3 +50,17 @@ def run_async(work: Coroutine[Any, Any, T]) -> T:
     except (asyncio.CancelledError, KeyboardInterrupt):
         print_error("interrupted")
         raise typer.Exit(143 if terminated else 130) from None
+
+
+def _keep_opencv_to_one_thread() -> None:
+    """Switch OpenCV's own threads off, without importing it yet.
+
+    Pictures are a few at a time here, and every core has something to do: these threads would only
+    wait for each other (5 % of the processor time of a file job). OpenCV is imported while the
+    model process starts, not before.
+    """
+    os.environ.setdefault("OPENCV_FOR_THREADS_NUM", "1")
+    if "cv2" in sys.modules:  # it looks at its environment only while it is imported
+        import cv2
+
+        cv2.setNumThreads(1)

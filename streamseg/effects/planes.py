@@ -146,10 +146,12 @@ def enlarge(plane: NDArray[Any], target: NDArray[Any], *, smooth: bool = False) 
         smooth: Cubic instead of bilinear, for pictures much smaller than the target.
     """
     rows, columns = target.shape
-    if plane.shape[0] > rows or plane.shape[1] > columns:
+    halved = plane.shape == (2 * rows, 2 * columns)
+    if (plane.shape[0] > rows or plane.shape[1] > columns) and not halved:
         np.copyto(target, shrink(plane, columns, rows))
         return
-    how = cv2.INTER_CUBIC if smooth and target.dtype == np.uint8 else cv2.INTER_LINEAR
+    cubic = smooth and not halved and target.dtype == np.uint8
+    how = cv2.INTER_CUBIC if cubic else cv2.INTER_LINEAR
     out = cv2.resize(plane, (columns, rows), dst=target, interpolation=how)
     if out is not target:  # OpenCV makes a new array where it does not like the layout
         np.copyto(target, out.reshape(rows, columns))

@@ -56,6 +56,8 @@ class EdgeRefinement(MaskFilter):
         ConfigError: If a value is out of bounds.
     """
 
+    each_frame = True  # it follows the picture that the mask is shown with
+
     def __init__(self, *, radius: int = 2, smoothness: float = 1e-3, height: int = 360) -> None:
         if not isinstance(radius, int) or not 1 <= radius <= 16:
             raise ConfigError(f"radius must be a whole number from 1 to 16, got {radius!r}")

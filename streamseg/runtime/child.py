@@ -10,24 +10,33 @@ input and output, and exchanges pixels and masks through shared memory:
 
 End of input means: stop. Whatever native code prints goes to standard error.
 
-``executorch.runtime`` imports the whole export stack (3 to 7 s, 360 MB); the extension module
-behind it needs only torch (1 s, 220 MB), so it is imported directly where that works.
+``executorch.runtime`` imports the whole export stack (3 to 7 s, 360 MB), so the extension module
+behind it is imported directly. That needs torch's C++ library but none of its Python part, which
+``bare_torch.py`` leaves out. Whatever fails with it is tried again with all of torch, in the same
+process started over; the environment variable STREAMSEG_WHOLE_TORCH does so from the beginning.
 """
 
 from __future__ import annotations
 
 import gc
 import json
+import math
 import os
 import re
 import signal
 import sys
 import time
 from types import ModuleType
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, NoReturn, TextIO
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from streamseg.runtime.layout import Region
 
 __all__ = ["main"]
 
+_WHOLE_TORCH = "STREAMSEG_WHOLE_TORCH"
 _FLOAT32 = 6  # ScalarType::Float of ExecuTorch's scalar_type.h
 _MAX_PIXELS = 4096 * 4096
 _SMALL_INPUT = 256 * 256  # up to this many pixels one thread is as fast as several
@@ -64,7 +73,8 @@ def main(arguments: dict[str, Any]) -> None:
     with os.fdopen(os.dup(1), "w", encoding="utf-8", buffering=1) as replies:
         os.dup2(2, 1)
         try:
-            model = _Model(arguments["model"], arguments["threads"], arguments["cores"])
+            _check_identifier(arguments["model"])
+            model = _load(arguments, replies)
         except _ModelProblem as problem:
             _reply(replies, {"error": str(problem)})
             return
@@ -78,17 +88,49 @@ class _ModelProblem(Exception):
     """The model cannot be used; the text is for the user."""
 
 
+def _load(arguments: dict[str, Any], replies: TextIO) -> _Model:
+    path, threads, cores = arguments["model"], arguments["threads"], arguments["cores"]
+    if os.environ.get(_WHOLE_TORCH):
+        return _Model(_import_all(), path, threads, cores)
+    try:
+        model = _Model(_import_bare(), path, threads, cores)
+        _rehearse()
+    except Exception:  # the model's fault or torch's: the next attempt tells
+        _start_over(replies)
+    return model
+
+
+def _rehearse() -> None:
+    """Do once what is done with every result: what this torch lacks shows before a promise."""
+    import torch
+
+    from streamseg.runtime.layout import SlotLayout
+    from streamseg.runtime.postprocess import write_result
+
+    for channels in (1, 2):
+        layout = SlotLayout((1, 1), (2, 2), mask_classes=(0, 1), class_map=True, wide_classes=False)
+        memory = bytearray(layout.slot_bytes)
+        _, masks, class_map = (_tensor_at(memory, region) for region in layout.regions(0))
+        for output in ("logits", "probability"):
+            write_result(torch.zeros((channels, 2, 2)), output, (0, 1), masks, class_map)
+
+
+def _start_over(replies: TextIO) -> NoReturn:
+    """Run this process from its beginning with all of torch; nothing has been answered yet."""
+    os.environ[_WHOLE_TORCH] = "1"
+    os.dup2(replies.fileno(), 1)
+    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+
+
 class _Model:
     """A loaded .pte whose ``forward`` takes [1, 3, H, W] float32."""
 
-    def __init__(self, path: str, threads: int, cores: int) -> None:
-        pybindings = _import_pybindings()
+    def __init__(self, pybindings: Any, path: str, threads: int, cores: int) -> None:
         import torch
 
         torch.set_num_threads(1)
-        torch.set_grad_enabled(False)
+        torch._C._set_grad_enabled(False)
         started = time.perf_counter()
-        _check_identifier(path)
         try:
             meta = pybindings._load_program(path).method_meta("forward")
         except (RuntimeError, MemoryError, ValueError) as exc:
@@ -106,13 +148,13 @@ class _Model:
         # The first run loads the delegates: what is wrong with them shows here, not at a frame.
         try:
             self._module = pybindings._load_for_executorch(path)
-            outputs = self._module.forward((self._tensor,), clone_outputs=False)
+            black = torch.zeros((*self._input[2:], 3), dtype=torch.uint8)
+            maps = self.run(black, *_normalisation((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)))
         except (RuntimeError, MemoryError, ValueError) as exc:
             raise _ModelProblem(_explain(exc)) from exc
-        if tuple(outputs[0].shape) != self._output:
-            raise _ModelProblem(
-                f"it returned {list(outputs[0].shape)}, but says {list(self._output)}"
-            )
+        returned = (1, *maps.shape)
+        if returned != self._output:
+            raise _ModelProblem(f"it returned {list(returned)}, but says {list(self._output)}")
         self._load_ms = (time.perf_counter() - started) * 1e3
 
     @staticmethod
@@ -157,14 +199,12 @@ class _Model:
         """Return the logits or probabilities: (K, H, W) float32.
 
         Args:
-            pixels: (H, W, 3) uint8 RGB.
+            pixels: (H, W, 3) uint8 RGB, a tensor as the others.
             scale: (3, 1, 1) float32: 1 / (255 * std).
             offset: (3, 1, 1) float32: -mean / std.
         """
-        import torch
-
         tensor = self._tensor[0]
-        tensor.copy_(torch.from_numpy(pixels).permute(2, 0, 1))
+        tensor.copy_(pixels.permute(2, 0, 1))
         tensor.mul_(scale).add_(offset)
         # The outputs stay in the module's memory: they are consumed before the next run.
         outputs = self._module.forward((self._tensor,), clone_outputs=False)
@@ -175,26 +215,53 @@ class _Job:
     """What ``attach`` agreed on: the memory, its layout, how to normalise and what to return."""
 
     def __init__(self, attach: dict[str, Any], memory_handle: str) -> None:
-        import torch
-
         from streamseg.runtime.layout import SlotLayout
         from streamseg.runtime.memory import SharedMemory
 
-        self._layout = SlotLayout.from_json(attach["layout"])
+        layout = SlotLayout.from_json(attach["layout"])
         memory = SharedMemory.attach(memory_handle, attach["size"])
-        self._slots = [self._layout.views(memory, slot) for slot in range(attach["slots"])]
-        mean = torch.tensor(attach["mean"], dtype=torch.float32).reshape(3, 1, 1)
-        std = torch.tensor(attach["std"], dtype=torch.float32).reshape(3, 1, 1)
-        self._scale = 1.0 / (255.0 * std)
-        self._offset = -mean / std
+        self._slots = [
+            [_tensor_at(memory, region) for region in layout.regions(slot)]
+            for slot in range(attach["slots"])
+        ]
+        self._classes = layout.mask_classes
+        self._class_map = layout.class_map
+        self._scale, self._offset = _normalisation(attach["mean"], attach["std"])
         self._output: str = attach["output"]
 
     def run(self, model: _Model, slot: int) -> None:
         from streamseg.runtime.postprocess import write_result
 
-        views = self._slots[slot]
-        maps = model.run(views.pixels, self._scale, self._offset)
-        write_result(maps, self._output, self._layout, views)
+        pixels, masks, class_map = self._slots[slot]
+        maps = model.run(pixels, self._scale, self._offset)
+        write_result(
+            maps, self._output, self._classes, masks, class_map if self._class_map else None
+        )
+
+
+def _normalisation(mean: Sequence[float], std: Sequence[float]) -> tuple[Any, Any]:
+    """Return the scale and the offset that ``_Model.run`` takes.
+
+    Functions instead of operators: ``bare_torch`` has not all of these.
+    """
+    import torch
+
+    means = torch.tensor(mean, dtype=torch.float32).reshape(3, 1, 1)
+    deviations = torch.tensor(std, dtype=torch.float32).reshape(3, 1, 1)
+    scale = torch.reciprocal(torch.mul(deviations, 255.0))
+    return scale, torch.div(torch.neg(means), deviations)
+
+
+def _tensor_at(memory: Any, region: Region) -> Any:
+    """Return a tensor over a part of the shared memory."""
+    import torch
+
+    dtype = getattr(torch, region.dtype)
+    count = math.prod(region.shape)
+    if count == 0:
+        return torch.empty(region.shape, dtype=dtype)
+    flat = torch.frombuffer(memory, dtype=dtype, count=count, offset=region.offset)
+    return flat.reshape(region.shape)
 
 
 def _serve(model: _Model, memory_handle: str, replies: TextIO) -> None:
@@ -233,7 +300,16 @@ def _check_identifier(path: str) -> None:
         raise _ModelProblem("it is not an ExecuTorch program")
 
 
-def _import_pybindings() -> Any:
+def _import_bare() -> Any:
+    from streamseg.runtime.bare_torch import load
+
+    load()
+    from executorch.extension.pybindings import _C
+
+    return _C
+
+
+def _import_all() -> Any:
     # Shape functions of torch's compilers, a quarter of its import, of no use to a finished
     # program: an empty module stands for them.
     sys.modules.setdefault("torch._meta_registrations", ModuleType("torch._meta_registrations"))

@@ -1,26 +1,41 @@
 """How a slot of shared memory is divided; parent and child compute it from the same facts.
 
-Standard library and numpy only: this module is imported in the model process.
+Standard library only: this module is imported in the model process, which has no numpy.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
+    import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["SlotLayout", "SlotViews"]
+__all__ = ["Region", "SlotLayout", "SlotViews"]
 
 _ALIGNMENT = 64  # one cache line: parent and child never share one between two regions
 
 
-@dataclass(frozen=True, slots=True)
-class SlotLayout:
+_BYTES = {"uint8": 1, "int32": 4, "float32": 4}
+
+
+class Region(NamedTuple):
+    """One array within the shared memory.
+
+    Attributes:
+        offset: Where it begins, in bytes.
+        shape: Its dimensions; with a 0 among them it has no memory.
+        dtype: ``uint8``, ``int32`` or ``float32``.
+    """
+
+    offset: int
+    shape: tuple[int, ...]
+    dtype: str
+
+
+# Named tuples, for dataclasses would bring ``inspect`` into the model process.
+class SlotLayout(NamedTuple):
     """The regions of one slot.
 
     Attributes:
@@ -38,23 +53,23 @@ class SlotLayout:
     wide_classes: bool
 
     @property
-    def _shapes(self) -> tuple[tuple[tuple[int, ...], Any], ...]:
-        height, width = self.output_size
-        return (
-            ((*self.input_size, 3), np.uint8),
-            ((len(self.mask_classes), height, width), np.float32),
-            (
-                (height, width) if self.class_map else (0, 0),
-                np.int32 if self.wide_classes else np.uint8,
-            ),
-        )
-
-    @property
     def slot_bytes(self) -> int:
         """Size of one slot in bytes."""
-        return sum(
-            _aligned(math.prod(shape) * np.dtype(dtype).itemsize) for shape, dtype in self._shapes
-        )
+        return sum(_aligned(shape, dtype) for shape, dtype in self._arrays())
+
+    def regions(self, slot: int) -> tuple[Region, Region, Region]:
+        """Return where the pixels, the masks and the class map of one slot lie.
+
+        Args:
+            slot: Index of the slot.
+        """
+        found = []
+        offset = slot * self.slot_bytes
+        for shape, dtype in self._arrays():
+            found.append(Region(offset, shape, dtype))
+            offset += _aligned(shape, dtype)
+        pixels, masks, class_map = found
+        return pixels, masks, class_map
 
     def views(self, buffer: Any, slot: int) -> SlotViews:
         """Return the arrays of one slot, all sharing ``buffer``.
@@ -63,16 +78,29 @@ class SlotLayout:
             buffer: The whole shared memory.
             slot: Index of the slot.
         """
-        arrays: list[NDArray[Any]] = []
-        offset = slot * self.slot_bytes
-        for shape, dtype in self._shapes:
-            arrays.append(np.ndarray(shape, dtype, buffer=buffer, offset=offset))
-            offset += _aligned(math.prod(shape) * np.dtype(dtype).itemsize)
-        return SlotViews(*arrays)
+        import numpy as np
+
+        return SlotViews(
+            *(
+                np.ndarray(region.shape, region.dtype, buffer=buffer, offset=region.offset)
+                for region in self.regions(slot)
+            )
+        )
+
+    def _arrays(self) -> tuple[tuple[tuple[int, ...], str], ...]:
+        height, width = self.output_size
+        return (
+            ((*self.input_size, 3), "uint8"),
+            ((len(self.mask_classes), height, width), "float32"),
+            (
+                (height, width) if self.class_map else (0, 0),
+                "int32" if self.wide_classes else "uint8",
+            ),
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values that ``from_json`` takes back."""
-        return asdict(self)
+        return self._asdict()
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> SlotLayout:
@@ -86,8 +114,7 @@ class SlotLayout:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class SlotViews:
+class SlotViews(NamedTuple):
     """Arrays over one slot: ``pixels`` (H, W, 3) uint8 RGB, ``masks`` (K, H, W) float32, map."""
 
     pixels: NDArray[np.uint8]
@@ -95,5 +122,6 @@ class SlotViews:
     class_map: NDArray[Any]
 
 
-def _aligned(size: int) -> int:
-    return -(-max(size, 1) // _ALIGNMENT) * _ALIGNMENT
+def _aligned(shape: tuple[int, ...], dtype: str) -> int:
+    size = max(1, math.prod(shape) * _BYTES[dtype])
+    return -(-size // _ALIGNMENT) * _ALIGNMENT

@@ -5,7 +5,7 @@ however they went, so is the memory. ``multiprocessing.shared_memory`` would lea
 after a kill. Windows has no inheritable descriptors for this, but its named mappings vanish with
 their last handle.
 
-Standard library only: this module is imported in the model process.
+Standard library only, and little of it: this module is imported in the model process.
 """
 
 from __future__ import annotations
@@ -13,9 +13,7 @@ from __future__ import annotations
 import contextlib
 import mmap
 import os
-import secrets
 import sys
-import tempfile
 
 __all__ = ["SharedMemory"]
 
@@ -31,10 +29,14 @@ class SharedMemory:
         self._name = ""
         self.fd = -1
         if sys.platform == "win32":
+            import secrets
+
             self._name = f"streamseg-{secrets.token_hex(16)}"
         elif sys.platform == "linux":
             self.fd = os.memfd_create("streamseg", os.MFD_CLOEXEC)
         else:
+            import tempfile
+
             with tempfile.TemporaryFile(prefix="streamseg-") as file:
                 self.fd = os.dup(file.fileno())
 

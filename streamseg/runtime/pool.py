@@ -19,7 +19,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 import anyio
-import numpy as np
 
 from streamseg.abc import Resource
 from streamseg.errors import (
@@ -34,6 +33,8 @@ from streamseg.runtime.layout import SlotLayout
 from streamseg.runtime.process import LoadedModel, ModelProcess, usable_cores
 
 if TYPE_CHECKING:
+    # The pool can be at work before numpy is there: see ``prepare``
+    import numpy as np
     from numpy.typing import NDArray
 
     from streamseg.models.card import Model
@@ -100,6 +101,8 @@ class WorkerPool(Resource):
         threads: Threads of each model; None chooses one for inputs up to 256x256, else the
             machine's cores divided among the workers.
         timeout_s: A picture that takes longer has its process killed, in seconds.
+        attempts: How many processes a picture may end before it fails; 1 for live pictures, which
+            are too old the second time, and which fail at once while no process is running.
         labels: Whose probability maps are returned, in this order: names of classes in any case,
             ``people`` for those that mean a person (all where there are none), ``all``, or a
             function from all labels of the model to the wanted ones.
@@ -113,6 +116,7 @@ class WorkerPool(Resource):
         workers: int = 1,
         threads: int | None = None,
         timeout_s: float = 30.0,
+        attempts: int = _MAX_ATTEMPTS,
         labels: WantedLabels = "people",
         class_map: bool = False,
     ) -> None:
@@ -120,6 +124,7 @@ class WorkerPool(Resource):
         self._count = workers
         self._threads = threads
         self._timeout_s = timeout_s
+        self._attempts = attempts
         self._wanted: WantedLabels = labels
         self._labels: tuple[str, ...] = ()
         self._class_map = class_map
@@ -130,9 +135,30 @@ class WorkerPool(Resource):
         self._workers = [_Worker(number) for number in range(workers)]
         self._tasks: list[asyncio.Task[None]] = []
         self._closed = False
+        self._whole_torch = False
+        self._first: asyncio.Task[tuple[ModelProcess, LoadedModel]] | None = None
         self._failure: WorkerError | ModelError | None = None
         self._completed = 0
         self._restarts = 0
+
+    def prepare(self) -> None:
+        """Begin to start the first process; ``open`` then waits for it.
+
+        For whoever has something else to do before opening the pool, such as importing what decodes
+        and draws, which takes as long as the process takes. Called on the event loop; ``aclose``
+        ends what was begun.
+        """
+        if self._first is None:
+            self._first = asyncio.create_task(self._start_first(), name="streamseg-worker-start")
+
+    @property
+    def is_prepared(self) -> bool:
+        """Whether the process that ``prepare`` began has loaded the model, or failed to."""
+        return self._first is not None and self._first.done()
+
+    def want(self, labels: WantedLabels) -> None:
+        """Choose other labels; before ``open``."""
+        self._wanted = labels
 
     async def open(self) -> LoadedModel:
         """Start the workers and return what the first one found in the model.
@@ -141,17 +167,10 @@ class WorkerPool(Resource):
             ModelError: If the model cannot be used, or loading it ends the process.
             WorkerError: If no process can be started, or loading takes too long.
         """
-        first = self._workers[0]
-        try:
-            process, self._loaded = await self._start()
-        except WorkerDiedError as exc:
-            raise ModelError(
-                f"{self.model.path}: loading it crashes ({exc}): "
-                "the file is damaged or not made for this ExecuTorch; export it again"
-            ) from exc
+        process, self._loaded = await self._first_process()
         try:
             self._layout = self._make_layout(self._loaded)
-            self._adopt(first, process)
+            self._adopt(self._workers[0], process)
         except BaseException:
             await process.aclose()
             raise
@@ -171,6 +190,11 @@ class WorkerPool(Resource):
         if self._loaded is None:
             raise anyio.ClosedResourceError
         return self._loaded
+
+    @property
+    def workers(self) -> int:
+        """How many processes there are, running or being started again."""
+        return self._count
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -211,8 +235,10 @@ class WorkerPool(Resource):
             raise anyio.ClosedResourceError
         if self._failure is not None:
             raise self._failure
+        if self._attempts == 1 and not self.pids:
+            raise WorkerDiedError("the model process is being started again")
         expected = (*self._layout.input_size, 3)
-        if pixels.shape != expected or pixels.dtype != np.uint8:
+        if pixels.shape != expected or pixels.dtype != "uint8":
             raise ModelError(
                 f"the model takes {expected} uint8, got {pixels.shape} {pixels.dtype}: resize first"
             )
@@ -229,6 +255,7 @@ class WorkerPool(Resource):
     async def aclose(self) -> None:
         """Kill the workers and fail what waits."""
         self._closed = True
+        await self._abandon_first()
         for task in self._tasks:
             task.cancel()
         # Each task ends by killing its process, in milliseconds.
@@ -351,7 +378,7 @@ class WorkerPool(Resource):
         if requests:
             head = requests[0]
             head.attempts += 1
-            if head.attempts >= _MAX_ATTEMPTS:
+            if head.attempts >= self._attempts:
                 requests.pop(0)
                 error: WorkerError = WorkerDiedError(
                     f"frame {head.index} ended the model process {head.attempts} times: {exc}; "
@@ -364,9 +391,52 @@ class WorkerPool(Resource):
                     )
                 _fail(head, error)
         self._waiting.extendleft(reversed(requests))
+        if self._attempts == 1 and all(
+            other is worker or not other.process for other in self._workers
+        ):
+            # Nobody is left to take them, and nobody wants to wait until somebody is.
+            while self._waiting:
+                _fail(self._waiting.popleft(), exc)
         self._arrived.set()
 
     # -- starting ---------------------------------------------------------------------------
+
+    async def _first_process(self) -> tuple[ModelProcess, LoadedModel]:
+        self.prepare()
+        assert self._first is not None
+        try:
+            # Not awaited itself: anyio cancels again and again, and would cut short how it ends.
+            await asyncio.wait([self._first])
+        except BaseException:
+            await self._abandon_first()
+            raise
+        task, self._first = self._first, None
+        return task.result()
+
+    async def _abandon_first(self) -> None:
+        task, self._first = self._first, None
+        if task is None:
+            return
+        task.cancel()
+        with anyio.CancelScope(shield=True):
+            await asyncio.wait([task])
+            if not task.cancelled() and task.exception() is None:
+                await task.result()[0].aclose()
+
+    async def _start_first(self) -> tuple[ModelProcess, LoadedModel]:
+        try:
+            try:
+                return await self._start()
+            except WorkerDiedError as exc:
+                # Perhaps not the model's fault, but that of a torch without its Python part
+                _log.debug("%s; trying with all of torch", exc)
+                self._whole_torch = True
+                return await self._start()
+        except WorkerDiedError as exc:
+            raise ModelError(
+                f"{self.model.path}: loading it crashes ({exc}): "
+                "the file is damaged or not made for this ExecuTorch; export it again"
+            ) from exc
 
     async def _start(self) -> tuple[ModelProcess, LoadedModel]:
         return await ModelProcess.start(
@@ -374,6 +444,7 @@ class WorkerPool(Resource):
             threads=self._threads or 0,
             cores=max(1, usable_cores() // self._count),
             timeout_s=_LOAD_TIMEOUT_S,
+            whole_torch=self._whole_torch,
         )
 
     async def _start_again(self) -> tuple[ModelProcess, LoadedModel]:

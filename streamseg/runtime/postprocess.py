@@ -10,37 +10,38 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from streamseg.runtime.layout import SlotLayout, SlotViews
+    from collections.abc import Sequence
 
 __all__ = ["write_result"]
 
 
-def write_result(maps: Any, output: str, layout: SlotLayout, views: SlotViews) -> None:
-    """Write what was asked for into a slot.
+def write_result(
+    maps: Any, output: str, classes: Sequence[int], masks: Any, class_map: Any | None
+) -> None:
+    """Write what was asked for into a slot; all arrays are torch tensors.
 
     Args:
-        maps: (K, H, W) float32 torch tensor, as the model returned it.
+        maps: (K, H, W) float32, as the model returned it.
         output: ``logits`` or ``probability``.
-        layout: Which classes are wanted.
-        views: The slot's arrays; ``masks`` and ``class_map`` are written.
+        classes: Indices of the wanted classes.
+        masks: (len(classes), H, W) float32, written.
+        class_map: (H, W) uint8 or int32, written; None if it is not wanted.
     """
     import torch
 
-    masks = torch.from_numpy(views.masks)
-    classes = torch.from_numpy(views.class_map) if layout.class_map else None
     if maps.shape[0] == 1:
         foreground = maps[0] if output == "probability" else torch.sigmoid(maps[0])
-        for position, index in enumerate(layout.mask_classes):
+        for position, index in enumerate(classes):
             if index == 0:
                 masks[position].copy_(foreground).clamp_(0.0, 1.0)
             else:
                 torch.sub(1.0, foreground, out=masks[position]).clamp_(0.0, 1.0)
-        if classes is not None:
-            classes.copy_(foreground <= 0.5)
+        if class_map is not None:
+            class_map.copy_(foreground <= 0.5)
         return
-    if classes is not None:
-        classes.copy_(torch.argmax(maps, dim=0))
-    if layout.mask_classes:
+    if class_map is not None:
+        class_map.copy_(torch.argmax(maps, dim=0))
+    if classes:
         probabilities = maps if output == "probability" else torch.softmax(maps, dim=0)
-        for position, index in enumerate(layout.mask_classes):
+        for position, index in enumerate(classes):
             masks[position].copy_(probabilities[index])

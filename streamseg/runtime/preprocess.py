@@ -110,15 +110,24 @@ def to_centres(mask: NDArray[np.float32], picture_size: tuple[int, int]) -> NDAr
         (H, W) float32; sample i lies at ``(i + 0.5) * width / W - 0.5``.
     """
     rows, columns = mask.shape
-    shift = np.array(
-        [[1, 0, 0.5 - 0.5 * columns / picture_size[1]], [0, 1, 0.5 - 0.5 * rows / picture_size[0]]],
-        np.float32,
-    )
-    moved: NDArray[np.float32] = cv2.warpAffine(
+    right = 0.5 - 0.5 * columns / picture_size[1]
+    down = 0.5 - 0.5 * rows / picture_size[0]
+    if min(right, down) < 0.0:  # a picture smaller than the mask
+        moved: NDArray[np.float32] = cv2.warpAffine(
+            mask,
+            np.array([[1, 0, right], [0, 1, down]], np.float32),
+            (columns, rows),
+            flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
+            borderMode=cv2.BORDER_REPLICATE,
+        )
+        return moved
+    # By less than one sample everywhere: two taps each way, in half the time of the warp.
+    filtered = cv2.sepFilter2D(
         mask,
-        shift,
-        (columns, rows),
-        flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
-        borderMode=cv2.BORDER_REPLICATE,
+        -1,
+        np.array([1.0 - right, right], np.float32),
+        np.array([1.0 - down, down], np.float32),
+        anchor=(0, 0),
+        borderType=cv2.BORDER_REPLICATE,
     )
-    return moved
+    return np.asarray(filtered, np.float32).reshape(rows, columns)

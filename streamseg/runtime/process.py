@@ -34,7 +34,7 @@ _log = logging.getLogger(__name__)
 # Installed packages first: what lies about in the parent's folders must not stand for them.
 _BOOT = (
     "import sys, json; a = json.loads(sys.argv[1]); "
-    "sys.path += [p for p in a.pop('path') if p and p not in sys.path]; "
+    "sys.path += [p for p in a['path'] if p and p not in sys.path]; "
     "from streamseg.runtime.child import main; main(a)"
 )
 _LINE_LIMIT = 1 << 20  # bytes of one reply; a reply is a few hundred
@@ -78,7 +78,13 @@ class ModelProcess:
 
     @classmethod
     async def start(
-        cls, model: Path, *, threads: int, cores: int, timeout_s: float
+        cls,
+        model: Path,
+        *,
+        threads: int,
+        cores: int,
+        timeout_s: float,
+        whole_torch: bool = False,
     ) -> tuple[ModelProcess, LoadedModel]:
         """Start a child and have it load a model.
 
@@ -87,6 +93,7 @@ class ModelProcess:
             threads: Threads that the model uses; 0 has the child choose by the input's size.
             cores: How many it may choose at most.
             timeout_s: How long importing and loading may take, in seconds.
+            whole_torch: Whether the child imports all of torch, not only what it needs.
 
         Raises:
             ModelError: If the child says that the model cannot be used.
@@ -108,6 +115,9 @@ class ModelProcess:
             "cores": cores,
             "memory": memory.handle,
         }
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+        if whole_torch:
+            environment["STREAMSEG_WHOLE_TORCH"] = "1"
         options: dict[str, Any] = {}
         if sys.platform != "win32":
             # Its own session: the terminal's Ctrl-C reaches the parent, which then ends the child.
@@ -125,7 +135,7 @@ class ModelProcess:
                     stdout=asyncio.subprocess.PIPE,
                     stderr=asyncio.subprocess.PIPE,
                     limit=_LINE_LIMIT,
-                    env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"},
+                    env=environment,
                     **options,
                 )
         except OSError as exc:

@@ -14,7 +14,7 @@ import pytest
 from streamseg.frames import Frame
 from streamseg.runtime.preprocess import Preprocessor, to_centres
 from streamseg.runtime.segmenter import ModelSegmenter
-from streamseg.session import load_segmenter
+from streamseg.session.parts import load_segmenter
 from tests.golden import selfie_golden as golden
 
 pytestmark = [pytest.mark.integration, pytest.mark.anyio]
@@ -96,6 +96,18 @@ def test_resampling_to_centres_moves_a_mask_by_half_a_step() -> None:
 
     expected = (np.arange(64) + 0.5) * 10 - 0.5
     np.testing.assert_allclose(moved[5, 1:-1], expected[1:-1], atol=0.2)
+
+
+@pytest.mark.parametrize("size", [(1080, 1920), (720, 1280), (40, 64), (64, 40), (20, 30)])
+def test_resampling_is_bilinear_for_every_size_of_picture(size: tuple[int, int]) -> None:
+    mask = np.random.default_rng(0).random((40, 64), np.float32)
+    right, down = 0.5 - 0.5 * 64 / size[1], 0.5 - 0.5 * 40 / size[0]
+    x, y = np.clip(np.arange(64) + right, 0, 63), np.clip(np.arange(40) + down, 0, 39)
+    x0, y0 = np.minimum(x.astype(int), 62), np.minimum(y.astype(int), 38)
+    across = mask[:, x0] * (1 - (x - x0)) + mask[:, x0 + 1] * (x - x0)
+    expected = across[y0] * (1 - (y - y0))[:, None] + across[y0 + 1] * (y - y0)[:, None]
+
+    np.testing.assert_allclose(to_centres(mask, size), expected, atol=0.02)
 
 
 @pytest.mark.parametrize(

@@ -82,6 +82,27 @@ async def test_probabilities_equal_those_of_torch(models: Path) -> None:
     np.testing.assert_array_equal(result.class_map, result.masks.argmax(axis=0))
 
 
+@pytest.mark.parametrize("name", ["quick.pte", "classes.pte", "selfie", "selfie-landscape"])
+async def test_torch_without_its_python_part_computes_the_same(
+    models: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen = model(models / name) if name.endswith(".pte") else find_model(name)
+    results, numpy_is_there = [], []
+    for whole in ("", "1"):
+        monkeypatch.setenv("STREAMSEG_WHOLE_TORCH", whole)
+        async with WorkerPool(chosen, labels="all", class_map=True) as pool:
+            size = pool.layout.input_size
+            results.append([await pool.run(pixels(seed, size)) for seed in range(3)])
+            maps = psutil.Process(pool.pids[0]).memory_maps()
+            numpy_is_there.append(any("numpy" in part.path for part in maps))
+
+    assert numpy_is_there == [False, True]
+    for bare, all_of_it in zip(*results, strict=True):
+        assert bare.masks.tobytes() == all_of_it.masks.tobytes()
+        assert bare.class_map.tobytes() == all_of_it.class_map.tobytes()
+    assert results[0][0].masks.any()
+
+
 async def test_the_loop_runs_on_while_the_model_is_generating(models: Path) -> None:
     gaps: list[float] = []
 
@@ -190,9 +211,51 @@ async def test_closing_while_others_wait_ends_their_waiting(models: Path) -> Non
 
 async def test_cancelled_while_the_worker_is_starting(models: Path) -> None:
     pool = WorkerPool(model(models / "quick.pte"))
-    with anyio.move_on_after(0.2) as scope:
+    opening = asyncio.create_task(pool.open())
+    with anyio.fail_after(10):
+        while not model_processes():
+            await anyio.sleep(0.001)
+    opening.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await opening
+    await pool.aclose()
+
+
+async def test_a_prepared_process_is_the_one_that_is_opened(models: Path) -> None:
+    pool = WorkerPool(model(models / "classes.pte"), labels="all")
+    pool.prepare()
+    with anyio.fail_after(10):
+        while not model_processes():
+            await anyio.sleep(0.001)
+    prepared = [process.pid for process in model_processes()]
+    pool.want(("CLASS_1",))
+    async with pool:
+        assert pool.pids == prepared
+        assert pool.layout.mask_classes == (1,)
+        assert (await pool.run(pixels(0, (32, 48)))).masks.shape == (1, 32, 48)
+
+
+@pytest.mark.parametrize("loaded", [False, True])
+async def test_a_prepared_process_that_nobody_opens_is_ended(models: Path, loaded: bool) -> None:
+    pool = WorkerPool(model(models / "quick.pte"))
+    pool.prepare()
+    with anyio.fail_after(10):
+        while not model_processes() or (loaded and not pool.is_prepared):
+            await anyio.sleep(0.001)
+    started = time.monotonic()
+    await pool.aclose()
+
+    assert time.monotonic() - started < 2
+    assert model_processes() == []
+
+
+async def test_a_prepared_process_that_cannot_load_is_told_at_opening(tmp_path: Path) -> None:
+    path = tmp_path / "text.pte"
+    path.write_text("no program at all")
+    pool = WorkerPool(model(path))
+    pool.prepare()
+    with pytest.raises(ModelError, match="not an ExecuTorch program"):
         await pool.open()
-    assert scope.cancelled_caught
     await pool.aclose()
 
 

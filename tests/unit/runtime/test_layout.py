@@ -38,3 +38,13 @@ def test_regions_and_slots_do_not_overlap() -> None:
 
 def test_layout_survives_json() -> None:
     assert SlotLayout.from_json(json.loads(json.dumps(LAYOUT.to_json()))) == LAYOUT
+
+
+def test_regions_are_where_the_views_are() -> None:
+    buffer = bytearray(2 * LAYOUT.slot_bytes)
+    views = LAYOUT.views(buffer, 1)
+    start = np.frombuffer(buffer, np.uint8).__array_interface__["data"][0]
+
+    for view, region in zip(views, LAYOUT.regions(1), strict=True):
+        assert view.__array_interface__["data"][0] - start == region.offset
+        assert (view.shape, view.dtype.name) == (region.shape, region.dtype)

@@ -4,21 +4,14 @@ import numpy as np
 import pytest
 import torch
 
-from streamseg.runtime.layout import SlotLayout
 from streamseg.runtime.postprocess import write_result
 
 
 def results(maps: np.ndarray, output: str, classes: tuple[int, ...]) -> tuple:
-    layout = SlotLayout(
-        input_size=(1, 1),
-        output_size=maps.shape[1:],
-        mask_classes=classes,
-        class_map=True,
-        wide_classes=False,
-    )
-    views = layout.views(bytearray(layout.slot_bytes), 0)
-    write_result(torch.from_numpy(maps), output, layout, views)
-    return views.masks, views.class_map
+    masks = torch.full((len(classes), *maps.shape[1:]), 7.0)
+    class_map = torch.full(maps.shape[1:], 7, dtype=torch.uint8)
+    write_result(torch.from_numpy(maps), output, classes, masks, class_map)
+    return masks.numpy(), class_map.numpy()
 
 
 def test_several_channels_are_a_stable_softmax() -> None:
