@@ -58,14 +58,17 @@ class SinkStatistics:
     Attributes:
         accepted: Frames that ``send`` took.
         written: Those of them that reached the target.
-        dropped: Those of them that did not, by cause.
+        dropped: Those of them that did not, by cause; in a pipeline's statistics also those that
+            the sink was too slow to accept.
         reconnects: How often a broken connection was made again.
+        bytes_written: Size of the result so far, 0 where the sink does not know it.
     """
 
     accepted: int = 0
     written: int = 0
     dropped: Mapping[str, int] = field(default_factory=dict)
     reconnects: int = 0
+    bytes_written: int = 0
 
 
 class Resource(ABC):
@@ -192,8 +195,12 @@ class MaskMotion(ABC):
     """Moves the masks of one frame to a later one, in which things have moved."""
 
     @abstractmethod
-    def apply(self, made_for: Frame, frame: Frame, segmentation: Segmentation) -> Segmentation:
-        """Return the masks as they lie in ``frame``. Called in the order of the stream.
+    def apply(
+        self, made_for: Frame, frame: Frame, segmentation: Segmentation
+    ) -> Segmentation | None:
+        """Return the masks as they lie in ``frame``, None if they have nothing to do with it.
+
+        Called in the order of the stream.
 
         Args:
             made_for: The frame that the masks belong to; may be ``frame`` itself.
@@ -231,11 +238,13 @@ class Sink(Resource):
     Closing a sink that was not committed abandons what it wrote: an older file stays as it was.
 
     Attributes:
+        name: For statistics and messages, printable, without credentials.
         live_capacity: How many pictures may wait for this sink in a live pipeline, besides those in
             the sink itself. When as many wait, the oldest is dropped and counted. One is right for
             a picture that somebody looks at; a recording would rather be late than lose a frame.
     """
 
+    name: str = ""
     live_capacity: int = 1
 
     @abstractmethod

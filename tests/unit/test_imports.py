@@ -29,7 +29,7 @@ LEVELS = (
     ),
     ("models", "masks"),
     ("runtime", "effects", "convert"),
-    ("sources", "sinks", "pipeline"),
+    ("sources", "sinks", "pipeline", "monitoring"),
     ("config",),
     ("session",),
     ("doctor",),

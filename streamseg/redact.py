@@ -1,0 +1,55 @@
+"""Removes credentials from URLs, before they get into a message, a log or a name."""
+
+from __future__ import annotations
+
+import re
+from urllib.parse import unquote
+
+__all__ = ["redact", "redacted_url"]
+
+_HIDDEN = "***"
+_URL = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]*://)([^\s'\"<>]*)")
+# By RFC 3986 the user's name and password end at the "@" of the authority.
+_AUTHORITY = re.compile(r"[^/?#]*")
+# A password with an unescaped "/", "?" or "#" is not valid, but it is still a password. What looks
+# like a host with a port, or an IPv6 address, is none.
+_HOST = re.compile(r"(\[[0-9a-fA-F:.%]*\]|[^:]*)(:\d*)?")
+_FIELD = re.compile(r"([?&;#])([^=&;#]+)=([^&#]*)")
+_SECRET = re.compile(
+    r"token|key|secret|pass|pwd|signature|sig$|^sig|auth(?!or)|credential|session|jwt", re.IGNORECASE
+)
+
+
+def redact(text: str) -> str:
+    """Return a text with the credentials of all URLs in it hidden.
+
+    Hidden are user name and password, and the values of query fields that are called token, key,
+    secret, password, signature or the like. The path is not: it is what tells streams apart.
+    """
+    return _URL.sub(lambda match: match[1] + _hide(match[2]), text)
+
+
+def redacted_url(url: str) -> str:
+    """Return a URL for messages: one printable line without credentials."""
+    text = "".join(letter if letter.isprintable() else "\ufffd" for letter in url)
+    # A blank or a quote would end the URL for `redact`; one that is alone has no end.
+    scheme, separator, rest = text.partition("://")
+    return scheme + separator + _hide(rest) if separator else text
+
+
+def _hide(rest: str) -> str:
+    """Hide what is secret in a URL's part after ``://``."""
+    match = _AUTHORITY.match(rest)
+    authority = match[0] if match else ""
+    end = authority.rfind("@")
+    if end < 0 and not _HOST.fullmatch(authority):
+        end = rest.rfind("@")
+    if end >= 0:
+        rest = f"{_HIDDEN}@{rest[end + 1 :]}"
+    return _FIELD.sub(_hide_field, rest)
+
+
+def _hide_field(match: re.Match[str]) -> str:
+    if not _SECRET.search(unquote(match[2])):
+        return match[0]
+    return f"{match[1]}{match[2]}={_HIDDEN}"
