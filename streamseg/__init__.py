@@ -10,7 +10,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from streamseg.config import Config, load_config
+    from streamseg.abc import Effect, MaskFilter, Segmenter, Sink, Source
+    from streamseg.config import Config, LiveConfig, load_config, load_live_config
     from streamseg.effects.registry import create_effect
     from streamseg.errors import (
         ConfigError,
@@ -21,13 +22,16 @@ if TYPE_CHECKING:
         StreamsegError,
         WorkerError,
     )
+    from streamseg.flow import FlowLimit
     from streamseg.frames import Frame, StreamInfo
     from streamseg.masks.refinement import EdgeRefinement
     from streamseg.masks.smoothing import TemporalSmoothing
     from streamseg.pipeline import Pipeline
     from streamseg.runtime.pool import WorkerPool
     from streamseg.segmentation import Segmentation
-    from streamseg.session import load_segmenter, process_file, run_file
+    from streamseg.session.files import process_file, run_file
+    from streamseg.session.live import LiveSession
+    from streamseg.session.parts import load_segmenter
     from streamseg.sinks.file import FileSink
     from streamseg.sinks.masks import MaskSink
     from streamseg.sources.file import FileSource
@@ -57,9 +61,10 @@ _HOME = {
     "WorkerPool": "runtime.pool",
     "create_effect": "effects.registry",
     "load_config": "config",
-    "load_segmenter": "session",
-    "process_file": "session",
-    "run_file": "session",
+    "load_live_config": "config",
+    "load_segmenter": "session.parts",
+    "process_file": "session.files",
+    "run_file": "session.files",
 }
 
 __all__ = [

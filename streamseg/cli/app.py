@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from streamseg.cli import config, doctor, run, segment
+from streamseg.cli import cameras, config, doctor, live, run, segment
+from streamseg.cli.logs import LogFormat, setup_logging
 from streamseg.cli.report import print_error, print_json
 from streamseg.errors import StreamsegError
 
@@ -30,6 +31,8 @@ app = typer.Typer(
     rich_markup_mode="markdown",
 )
 app.command("run")(run.run)
+app.command("live")(live.live)
+app.command("cameras")(cameras.cameras)
 app.command("segment")(segment.segment)
 app.command("doctor")(doctor.doctor)
 app.add_typer(config.app, name="config")
@@ -52,15 +55,11 @@ def _common(
     verbose: Annotated[
         bool, typer.Option("--verbose", "-v", help="Tell more: processes, fallbacks, tracebacks.")
     ] = False,
+    log_format: Annotated[
+        LogFormat, typer.Option(help="How events are told on standard error.")
+    ] = "text",
 ) -> None:
-    logging.basicConfig(
-        stream=sys.stderr,
-        level=logging.DEBUG if verbose else logging.WARNING,
-        format="streamseg: %(message)s",
-        force=True,
-    )
-    for noisy in ("asyncio", "libav"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
+    setup_logging(verbose=verbose, log_format=log_format)
 
 
 def run_command(arguments: Sequence[str]) -> int:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from streamseg.config import load_config, to_toml
+from streamseg.config import is_live, load_config, load_live_config, to_toml
 
 __all__ = ["app"]
 
@@ -19,15 +19,21 @@ def show(
     file: Annotated[
         Path | None, typer.Argument(help="A configuration; the defaults alone if left out.")
     ] = None,
+    live: Annotated[
+        bool, typer.Option("--live", help="The defaults of live streams instead of file jobs.")
+    ] = False,
 ) -> None:
     """Print a configuration with all defaults filled in, as TOML, after checking it.
 
     **Example**
 
         streamseg config show configs/blur.toml
+
+        streamseg config show --live
     """
     from streamseg.effects.registry import create_effect
 
-    settings = load_config(file)
+    live = live or (file is not None and is_live(file))
+    settings = load_live_config(file) if live else load_config(file)
     create_effect(settings.effect.name, settings.effect.options)
     typer.echo(to_toml(settings), nl=False)

@@ -29,6 +29,7 @@ __all__ = [
 ]
 
 _TIME = re.compile(r"(?:(?:(\d+):)?(\d+):)?(\d+(?:\.\d*)?)")
+_WITH_UNITS = re.compile(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+(?:\.\d*)?)s?)?")
 
 _MASKS, _EFFECT, _MODEL = "Masks", "Effect", "Model"
 
@@ -107,7 +108,7 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no s
 
 
 def parse_seconds(option: str, text: str | None) -> float | None:
-    """Return seconds from ``90``, ``1:30`` or ``01:02:03.5``.
+    """Return seconds from ``90``, ``1:30``, ``01:02:03.5``, ``10m`` or ``1h30m``.
 
     Args:
         option: The option's name, for the message.
@@ -118,8 +119,11 @@ def parse_seconds(option: str, text: str | None) -> float | None:
     """
     if text is None:
         return None
-    match = _TIME.fullmatch(text.strip())
-    if match is None:
-        raise ConfigError(f"{option} is {text!r}: expected seconds, or a time such as 1:02:03.5")
+    given = text.strip().lower()
+    match = _TIME.fullmatch(given) or _WITH_UNITS.fullmatch(given)
+    if match is None or not given:
+        raise ConfigError(
+            f"{option} is {text!r}: expected seconds, or a time such as 1:02:03.5 or 10m"
+        )
     hours, minutes, seconds = match.groups()
-    return int(hours or 0) * 3600 + int(minutes or 0) * 60 + float(seconds)
+    return int(hours or 0) * 3600 + int(minutes or 0) * 60 + float(seconds or 0)

@@ -115,7 +115,7 @@ def run(
         streamseg run talk.mp4 out.mp4 --effect none --masks masks.jsonl
     """
     from streamseg.cli.running import run_async
-    from streamseg.session import run_file
+    from streamseg.session.files import run_file
 
     with FileProgress(Path(target).name, quiet=quiet or as_json) as progress:
         settings = load_config(

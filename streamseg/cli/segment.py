@@ -57,7 +57,7 @@ def segment(
         streamseg segment portrait.jpg -o cutout.png --effect cutout
     """
     from streamseg.cli.running import run_async
-    from streamseg.session import run_file
+    from streamseg.session.files import run_file
 
     source = Path(picture)
     name = "mask" if effect is None and config is None else effect

@@ -18,6 +18,8 @@ __all__ = ["PictureIterator"]
 class PictureIterator(Sink):
     """Gives each picture with its masks to ``async for``; one waits at most."""
 
+    name = "async for"
+
     def __init__(self) -> None:
         self._into, self._out_of = anyio.create_memory_object_stream[
             "tuple[Frame, Segmentation | None]"

@@ -52,6 +52,7 @@ class Outlet:
         live: Whether pictures are dropped rather than be late, and whether the sink may fail
             without the others.
         on_sent: Called with each picture that the sink has taken.
+        on_failed: Called when a live outlet's sink has failed.
         timer: Gets the time that the sink takes for each picture.
     """
 
@@ -61,6 +62,7 @@ class Outlet:
         *,
         live: bool,
         on_sent: Callable[[Picture], None],
+        on_failed: Callable[[], None],
         timer: StageTimer,
     ) -> None:
         self.sink = sink
@@ -68,6 +70,7 @@ class Outlet:
         self.dropped: Counter[str] = Counter()
         self._live = live
         self._on_sent = on_sent
+        self._on_failed = on_failed
         self._timer = timer
         self._pictures: deque[Picture] = deque()
         # The sequence numbers say in which order pictures and packets came.
@@ -126,6 +129,7 @@ class Outlet:
             self.dropped["sink failed"] += len(self._pictures) + self._sending
             self._pictures.clear()
             self._packets.clear()
+            self._on_failed()
             with anyio.CancelScope(shield=True):
                 await self.sink.aclose()
 

@@ -18,18 +18,19 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from contextlib import AsyncExitStack, contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, NoReturn, Self
 
 import anyio
 import anyio.to_thread
 
 from streamseg.errors import ConfigError, StreamsegError
-from streamseg.flow import FlowLimit, FlowLimiter
+from streamseg.flow import FlowCounts, FlowLimit, FlowLimiter
 from streamseg.pipeline.iteration import PictureIterator
 from streamseg.pipeline.outlet import Outlet, Picture
 from streamseg.pipeline.shaping import Shaper
 from streamseg.references import References
-from streamseg.telemetry import PipelineStatistics, StageTimer
+from streamseg.telemetry import RECENT_S, LoopLagMonitor, PipelineStatistics, StageTimer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -40,12 +41,14 @@ if TYPE_CHECKING:
     from streamseg.abc import Effect, MaskFilter, MaskMotion, Segmenter, Sink, Source
     from streamseg.flow import Ticket
     from streamseg.frames import Frame, StreamInfo
+    from streamseg.telemetry import StageTimes
 
 __all__ = ["Pipeline"]
 
 _log = logging.getLogger(__name__)
 
 _STAGES = ("read", "segment", "model", "effect", "write", "total")
+_COMPLETE_S = 10.0  # how long sinks of a live stream that failed may take to complete
 _LAST_ANSWER_S = 5.0  # how long a model that is replaced may take for the frames that it has
 
 
@@ -111,6 +114,9 @@ class Pipeline:
         self._stopped = False
         self.outlets: list[Outlet] = []
         self._latest: Picture | None = None
+        self._lag = LoopLagMonitor()
+        self.settings: dict[str, str] = {}
+        """What is in use, for statistics: names of model and effect, kept by whoever knows them."""
         self._references = References()
         self._shown = anyio.Event()
         self._timers = {stage: StageTimer() for stage in _STAGES}
@@ -135,6 +141,15 @@ class Pipeline:
     @effect.setter
     def effect(self, effect: Effect | None) -> None:
         self._shaper.effect = effect
+
+    @property
+    def mask_filters(self) -> tuple[MaskFilter, ...]:
+        """The mask filters; setting them changes the masks from the next frame on."""
+        return self._shaper.mask_filters
+
+    @mask_filters.setter
+    def mask_filters(self, mask_filters: Sequence[MaskFilter]) -> None:
+        self._shaper.mask_filters = tuple(mask_filters)
 
     @property
     def segmenter(self) -> Segmenter | None:
@@ -239,9 +254,9 @@ class Pipeline:
 
         Raises:
             ConfigError: If there is no sink.
-            StreamsegError: If a part fails; the sinks then keep nothing, except that in a live
-                stream a sink that fails is left out, the others go on and keep what they have, and
-                its error is raised at the end.
+            StreamsegError: If a part fails; the sinks then keep nothing. In a live stream they keep
+                what they have; and when a sink fails the others go on, and its error is raised at
+                the end.
         """
         if self._info is None:
             raise anyio.ClosedResourceError
@@ -253,11 +268,25 @@ class Pipeline:
             self.limit, start=self._start, segmenting=self._model is not None
         )
         self.outlets = [
-            Outlet(sink, live=self.limit.live, on_sent=self._on_sent, timer=self._timers["write"])
+            Outlet(
+                sink,
+                live=self.limit.live,
+                on_sent=self._on_sent,
+                on_failed=self._on_failed,
+                timer=self._timers["write"],
+            )
             for sink in self.sinks
         ]
         try:
-            await self._run_tasks(self._limiter)
+            try:
+                async with self._lag:
+                    await self._run_tasks(self._limiter)
+            except* StreamsegError:
+                # What a live stream had until then is kept: nobody can play it again.
+                if self.limit.live:
+                    with anyio.move_on_after(_COMPLETE_S):
+                        await self._complete_sinks()
+                raise
             await self._complete_sinks()
         except BaseExceptionGroup as exc:
             _reraise(exc)
@@ -358,10 +387,14 @@ class Pipeline:
             with self._timers["segment"].measure(), model.working():
                 segmentation = await model.segmenter.segment(ticket.frame)
         except (StreamsegError, anyio.ClosedResourceError) as exc:
-            if self.limit.live:
+            if self.limit.live and not model.failing:
                 _log.warning("frame %d was not segmented: %s", ticket.frame.index, exc)
+            model.failing = True
             limiter.failed(ticket, exc)
         else:
+            if model.failing:
+                _log.warning("frame %d was segmented again", ticket.frame.index)
+            model.failing = False
             self._timers["model"].add(segmentation.model_ms)
             limiter.answered(ticket, segmentation)
 
@@ -375,6 +408,9 @@ class Pipeline:
             if not self._shaper.idle:
                 with self._timers["effect"].measure():
                     frame, segmentation = await anyio.to_thread.run_sync(self._shaper.apply, ticket)
+                if segmentation is None and ticket.segmentation is not None:
+                    limiter.counts.reused -= 1
+                    limiter.counts.hidden += 1
             self._show(Picture(frame, segmentation, ticket))
             if self.limit.live:
                 self._delivered(ticket)
@@ -409,6 +445,10 @@ class Pipeline:
             self._measure_total(ticket)
             self._delivered(ticket)
 
+    def _on_failed(self) -> None:
+        if all(outlet.error is not None for outlet in self.outlets):
+            self.stop()
+
     def _measure_total(self, ticket: Ticket) -> None:
         now = anyio.current_time()
         self._timers["total"].add((now - ticket.frame.captured_s) * 1e3)
@@ -424,28 +464,63 @@ class Pipeline:
 
     # -- statistics --------------------------------------------------------------------------
 
+    def window(self, seconds: float) -> dict[str, StageTimes]:
+        """Return the times of each stage in the last seconds, see ``StageTimer.window``."""
+        return {stage: timer.window(seconds) for stage, timer in self._timers.items()}
+
     def statistics(self) -> PipelineStatistics:
         """Return the counters of this moment; never waits."""
-        dropped: Counter[str] = Counter(self.source.statistics().dropped)
+        captured = self.source.statistics()
+        counts, queues = FlowCounts(), {}
         if self._limiter is not None:
-            dropped.update(self._limiter.counts.dropped)
+            counts = self._limiter.counts
+            queues = self._limiter.depths
+        dropped = Counter(captured.dropped)
+        dropped.update(counts.dropped)
+        names = self._sink_names()
+        sinks = {}
         for sink in self.sinks:
-            dropped.update(sink.statistics().dropped)
+            sinks[names[sink]] = sink.statistics()
+        for outlet in self.outlets:
+            name = names[outlet.sink]
+            queues[name] = len(outlet)
+            both = Counter(sinks[name].dropped) + outlet.dropped
+            sinks[name] = replace(sinks[name], dropped=dict(both))
         ended = self._ended_s
         if ended is None:
             ended = anyio.current_time() if self._started_s else 0.0
         parts: tuple[Source | Sink, ...] = (self.source, *self.sinks)
         restarts = self.segmenter.restarts if self.segmenter is not None else 0
         return PipelineStatistics(
-            frames_in=self.frames_in,
+            frames_in=captured.captured,
             frames_out=self.frames_out,
             dropped=dict(dropped),
+            hidden=counts.hidden,
+            reused=counts.reused,
             elapsed_s=ended - self._started_s if self._started_s else 0.0,
             first_frame_s=self._first_frame_s,
             stages={stage: timer.times() for stage, timer in self._timers.items()},
+            recent=self.window(RECENT_S) if self.limit.live else {},
+            loop_lag=self._lag.times(),
+            queues=queues,
+            reconnects=captured.reconnects,
+            sinks=sinks,
+            sink_bytes={
+                name: sink.bytes_written for name, sink in sinks.items() if sink.bytes_written
+            },
+            settings=self.settings,
             worker_restarts=restarts + self._retired_restarts,
             notices=tuple(notice for part in parts for notice in part.notices),
         )
+
+    def _sink_names(self) -> dict[Sink, str]:
+        """Return a name for each sink, different ones for two of a kind."""
+        names: dict[Sink, str] = {}
+        for sink in self.sinks:
+            name = sink.name or type(sink).__name__
+            alike = sum(other.partition(" #")[0] == name for other in names.values())
+            names[sink] = f"{name} #{alike + 1}" if alike else name
+        return names
 
 
 class _Model:
@@ -454,6 +529,7 @@ class _Model:
     def __init__(self, segmenter: Segmenter) -> None:
         self.segmenter = segmenter
         self.loaded = False
+        self.failing = False
         self._working = 0
         self._idle = anyio.Event()
 

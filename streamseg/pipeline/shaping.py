@@ -33,8 +33,8 @@ class Shaper:
         motion: MaskMotion | None,
         effect: Effect | None,
     ) -> None:
-        self._once = [item for item in mask_filters if not item.each_frame]
-        self._always = [item for item in mask_filters if item.each_frame]
+        self.mask_filters = tuple(mask_filters)
+        """May be set at any time, from any thread."""
         self._motion = motion
         self._effect = effect
         self._wanted = effect
@@ -53,7 +53,7 @@ class Shaper:
     def idle(self) -> bool:
         """Whether there is nothing to do, so that no thread is needed."""
         nothing = self._effect is None and self._wanted is None
-        return nothing and not self._once and not self._always
+        return nothing and not self.mask_filters
 
     def apply(self, ticket: Ticket) -> tuple[Frame, Segmentation | None]:
         """Return the picture and its masks.
@@ -79,13 +79,19 @@ class Shaper:
         segmentation, made_for = ticket.segmentation, ticket.made_for
         if segmentation is None or made_for is None:
             return None
+        filters = self.mask_filters
         if self._filtered is None or self._filtered.index != segmentation.index:
-            for mask_filter in self._once:
-                segmentation = mask_filter.apply(made_for, segmentation)
+            for mask_filter in filters:
+                if not mask_filter.each_frame:
+                    segmentation = mask_filter.apply(made_for, segmentation)
             self._filtered = segmentation
         segmentation = self._filtered
         if self._motion is not None:
-            segmentation = self._motion.apply(made_for, ticket.frame, segmentation)
-        for mask_filter in self._always:
-            segmentation = mask_filter.apply(ticket.frame, segmentation)
+            moved = self._motion.apply(made_for, ticket.frame, segmentation)
+            if moved is None:  # of another scene, so that all of this one is hidden
+                return None
+            segmentation = moved
+        for mask_filter in filters:
+            if mask_filter.each_frame:
+                segmentation = mask_filter.apply(ticket.frame, segmentation)
         return segmentation

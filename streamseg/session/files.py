@@ -1,7 +1,4 @@
-"""Composition root: a configuration becomes a pipeline of concrete parts.
-
-Nothing below this knows which source, model, effect or sink it works with.
-"""
+"""File jobs: a configuration becomes a pipeline from one file to another."""
 
 from __future__ import annotations
 
@@ -9,62 +6,22 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import anyio
 import anyio.to_thread
 
 from streamseg.config import Config, load_config
-from streamseg.effects.registry import create_effect
 from streamseg.errors import ConfigError
-from streamseg.masks.refinement import EdgeRefinement
-from streamseg.masks.smoothing import TemporalSmoothing
-from streamseg.models.card import people_labels
-from streamseg.models.registry import find_model
-from streamseg.pipeline import Pipeline
-from streamseg.runtime.pool import WorkerPool
-from streamseg.runtime.segmenter import ModelSegmenter
-from streamseg.sinks.file import FileSink
-from streamseg.sinks.masks import MaskSink
-from streamseg.sources.file import FileSource
+from streamseg.session.parts import NO_EFFECT, mask_filters, segmenter_for, wanted_by
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
     from streamseg.abc import MaskFilter, Sink
-    from streamseg.effects.base import VideoEffect
+    from streamseg.pipeline import Pipeline
+    from streamseg.runtime.segmenter import ModelSegmenter
     from streamseg.telemetry import PipelineStatistics
 
-__all__ = ["file_pipeline", "load_segmenter", "process_file", "run_file"]
-
-_NO_EFFECT = "none"
-
-
-def load_segmenter(
-    model: str | Path = "selfie",
-    *,
-    workers: int = 1,
-    threads: int = 0,
-    timeout_s: float = 30.0,
-    labels: Any = "people",
-) -> ModelSegmenter:
-    """Return a segmenter for a model; nothing is started before it is opened.
-
-    Args:
-        model: A bundled model's name, or the path of a .pte.
-        workers: Number of model processes.
-        threads: Threads of each; 0 chooses by the model's input size.
-        timeout_s: A frame that takes longer has its process killed and is tried again.
-        labels: Whose masks are wanted; see ``WorkerPool``.
-
-    Raises:
-        ModelError: If there is no such model.
-    """
-    pool = WorkerPool(
-        find_model(model),
-        workers=workers,
-        threads=threads or None,
-        timeout_s=timeout_s,
-        labels=labels,
-    )
-    return ModelSegmenter(pool)
+__all__ = ["file_pipeline", "process_file", "run_file"]
 
 
 def file_pipeline(
@@ -72,6 +29,7 @@ def file_pipeline(
     target: str | os.PathLike[str],
     config: Config,
     *,
+    segmenter: ModelSegmenter | None = None,
     on_progress: Callable[[Pipeline], None] | None = None,
 ) -> Pipeline:
     """Return the pipeline of a file job, not yet open. Reads cards and backgrounds: it may block.
@@ -80,12 +38,20 @@ def file_pipeline(
         source: The file to read.
         target: The file to write.
         config: What to do.
+        segmenter: Of this configuration, where one has been prepared; not yet open.
         on_progress: Called after every frame.
 
     Raises:
         ConfigError: If an option of the effect is wrong.
         ModelError: If there is no such model.
     """
+    # What decodes and draws takes as long to import as a prepared model process takes to start.
+    from streamseg.effects.registry import create_effect
+    from streamseg.pipeline import Pipeline
+    from streamseg.sinks.file import FileSink
+    from streamseg.sinks.masks import MaskSink
+    from streamseg.sources.file import FileSource
+
     effect = create_effect(config.effect.name, config.effect.options)
     output = config.output
     # What the job reads besides its source must not be written to, either.
@@ -106,20 +72,12 @@ def file_pipeline(
         if os.path.realpath(output.masks) == os.path.realpath(target):
             raise ConfigError(f"{output.masks}: masks and video cannot go to the same file")
         sinks.append(MaskSink(output.masks, overwrite=output.overwrite, protected=protected))
-    segmenter: ModelSegmenter | None = None
-    mask_filters: list[MaskFilter] = []
-    if config.effect.name != _NO_EFFECT or output.masks is not None:
-        segmenter = load_segmenter(
-            config.model.name,
-            workers=config.model.workers,
-            threads=config.model.threads,
-            timeout_s=config.model.timeout_s,
-            labels=_wanted_by(effect, masks=output.masks is not None),
-        )
-        if config.mask.smoothing > 0:
-            mask_filters.append(TemporalSmoothing(ratio=config.mask.smoothing))
-        if config.mask.refine:
-            mask_filters.append(EdgeRefinement())
+    filters: list[MaskFilter] = []
+    if needs_model(config):
+        wanted = wanted_by(effect, masks=output.masks is not None)
+        segmenter = segmenter or segmenter_for(config, wanted)
+        segmenter.pool.want(wanted)
+        filters = mask_filters(config.mask)
     return Pipeline(
         FileSource(
             source,
@@ -128,8 +86,8 @@ def file_pipeline(
             rate=config.source.rate,
         ),
         segmenter=segmenter,
-        mask_filters=mask_filters,
-        effect=None if config.effect.name == _NO_EFFECT else effect,
+        mask_filters=filters,
+        effect=None if config.effect.name == NO_EFFECT else effect,
         sinks=sinks,
         on_progress=on_progress,
     )
@@ -143,12 +101,30 @@ async def run_file(
     on_progress: Callable[[Pipeline], None] | None = None,
 ) -> PipelineStatistics:
     """Process one file and return the statistics; see ``process_file``."""
+    settings = config or Config()
+    # The model process starts while the rest is imported, read and checked.
+    segmenter: ModelSegmenter | None = None
+    if needs_model(settings):
+        segmenter = await anyio.to_thread.run_sync(segmenter_for, settings, "people")
+        segmenter.pool.prepare()
 
     def make() -> Pipeline:
-        return file_pipeline(source, target, config or Config(), on_progress=on_progress)
+        return file_pipeline(source, target, settings, segmenter=segmenter, on_progress=on_progress)
 
-    async with await anyio.to_thread.run_sync(make) as pipeline:
+    try:
+        pipeline = await anyio.to_thread.run_sync(make)
+    except BaseException:
+        if segmenter is not None:
+            with anyio.CancelScope(shield=True):
+                await segmenter.aclose()
+        raise
+    async with pipeline:
         return await pipeline.run()
+
+
+def needs_model(config: Config) -> bool:
+    """Return whether a file job needs masks at all."""
+    return config.effect.name != NO_EFFECT or config.output.masks is not None
 
 
 def process_file(
@@ -186,15 +162,3 @@ def process_file(
     overrides |= {f"effect.{name}": value for name, value in effect_options.items()}
     settings = load_config(None if config is None else Path(config), overrides)
     return anyio.run(run_file, source, target, settings)
-
-
-def _wanted_by(effect: VideoEffect, *, masks: bool) -> Callable[[tuple[str, ...]], Sequence[str]]:
-    """Return which of a model's labels the effect, and the mask output beside it, need."""
-
-    def choose(labels: tuple[str, ...]) -> Sequence[str]:
-        wanted = tuple(effect.wanted_labels(labels))
-        if not wanted and masks:
-            wanted = people_labels(labels) or labels
-        return wanted
-
-    return choose

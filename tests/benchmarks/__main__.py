@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import argparse
 
-from tests.benchmarks import effects, file, loop
+from tests.benchmarks import effects, file, live, loop, motion
 
-KINDS = {"file": file, "effects": effects, "loop": loop}
+KINDS = {"file": file, "effects": effects, "live": live, "loop": loop, "motion": motion}
 
 parser = argparse.ArgumentParser(prog="scripts/bench")
 commands = parser.add_subparsers(required=True)

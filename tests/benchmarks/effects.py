@@ -16,7 +16,7 @@ from streamseg.frames import Frame
 from streamseg.masks.refinement import EdgeRefinement
 from streamseg.masks.smoothing import TemporalSmoothing
 from streamseg.segmentation import Segmentation
-from streamseg.session import load_segmenter
+from streamseg.session.parts import load_segmenter
 from tests.benchmarks import support
 from tests.benchmarks.support import make_clip, print_table, spread
 

@@ -12,7 +12,7 @@ import anyio
 
 from streamseg.config import load_config
 from streamseg.pipeline import Pipeline
-from streamseg.session import run_file
+from streamseg.session.files import run_file
 
 times: list[float] = []
 

@@ -34,19 +34,19 @@ def media() -> list[Path]:
     return [path for path in found if path.exists()] or [SAMPLE]
 
 
-def make_clip(name: str, frames: int) -> Path:
+def make_clip(name: str, frames: int, rate: int = 24) -> Path:
     """An H.264 clip with sound of one of SIZES: as many frames from each source in turn."""
     sources = media()
     width, height = SIZES[name]
-    path = CACHE / f"{name}-{frames}-{sources[0].stem}.mp4"
+    path = CACHE / f"{name}-{frames}-{rate}-{sources[0].stem}.mp4"
     if path.exists():
         return path
     CACHE.mkdir(parents=True, exist_ok=True)
     part = path.with_suffix(".part.mp4")
     with av.open(str(part), "w") as output:
-        video = output.add_stream("libx264", 24, options={"crf": "16", "preset": "veryfast"})
+        video = output.add_stream("libx264", rate, options={"crf": "16", "preset": "veryfast"})
         video.width, video.height, video.pix_fmt = width, height, "yuv420p"
-        video.time_base = Fraction(1, 24)
+        video.time_base = Fraction(1, rate)
         audio = output.add_stream("aac", 48000, layout="mono")
         written = 0
         while written < frames:
@@ -56,11 +56,11 @@ def make_clip(name: str, frames: int) -> Path:
                     if written >= frames or sources[(written * len(sources)) // frames] != source:
                         break
                     picture = frame.reformat(width, height, "yuv420p", interpolation="LANCZOS")
-                    picture.pts, picture.time_base = written, Fraction(1, 24)
+                    picture.pts, picture.time_base = written, Fraction(1, rate)
                     output.mux(video.encode(picture))
                     written += 1
         output.mux(video.encode(None))
-        for number in range(frames * 48000 // 24 // 1024):
+        for number in range(frames * 48000 // rate // 1024):
             silence = av.AudioFrame("fltp", "mono", 1024)
             for plane in silence.planes:
                 plane.update(bytes(plane.buffer_size))

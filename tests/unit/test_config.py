@@ -5,7 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from streamseg.config import Config, load_config, to_toml
+from streamseg.config import (
+    Config,
+    LiveConfig,
+    is_live,
+    load_config,
+    load_live_config,
+    to_toml,
+)
 from streamseg.effects.registry import create_effect
 from streamseg.errors import ConfigError
 
@@ -20,9 +27,10 @@ def written(folder: Path, text: str) -> Path:
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_every_scenario_is_valid_and_says_something(path: Path) -> None:
-    config = load_config(path)
+    live = is_live(path)
+    config = load_live_config(path) if live else load_config(path)
 
-    assert config != Config()
+    assert config != (LiveConfig() if live else Config())
     create_effect(config.effect.name, config.effect.options)
 
 
@@ -87,3 +95,32 @@ def test_what_is_shown_can_be_read_again(tmp_path: Path) -> None:
 
     assert tomllib.loads(to_toml(config))["effect"] == {"name": "tint", "strength": 30.0}
     assert load_config(path) == config
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[flow]\nwhen_bsy = 'drop'", r"unknown key 'flow\.when_bsy': did you mean 'when_busy'\?"),
+        ("[flow]\nwhen_busy = 'skip'", r"flow\.when_busy is 'skip': .*'drop', 'reuse' or 'wait'"),
+        ("[[sink]]\nurl = 'x'", r"sink\.0\.uri is missing"),
+        ("[[sink]]\nuri = 'x'\nzzz = 1", r"unknown key 'sink\.0\.zzz': expected one of uri"),
+        ("[source]\nstart_s = 3", r"'source\.start_s': it belongs to 'streamseg run'"),
+        ("[output]\ncrf = 3", r"'output': it belongs to 'streamseg run'"),
+        ("[telemetry]\ninterval_s = 0", r"telemetry\.interval_s is 0"),
+    ],
+)
+def test_wrong_keys_of_live_streams_are_named(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load_live_config(written(tmp_path, text))
+
+
+def test_a_live_streams_keys_are_told_apart_from_a_file_jobs(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"'sink': it belongs to 'streamseg live'"):
+        load_config(written(tmp_path, "[[sink]]\nuri = 'x'"))
+
+
+def test_live_configurations_survive_being_printed(tmp_path: Path) -> None:
+    config = load_live_config(
+        written(tmp_path, "[[sink]]\nuri = 'a.mp4'\nsegment_s = 600\n[[sink]]\nuri = 'null'")
+    )
+    assert load_live_config(written(tmp_path, to_toml(config))) == config

@@ -100,7 +100,7 @@ class Shown:
     age_s: float
 
 
-@dataclass
+@dataclass(eq=False)
 class Viewer(Sink):
     shown: list[Shown] = field(default_factory=list)
     takes_s: float = 0.0
