@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     )
     from streamseg.flow import FlowLimit
     from streamseg.frames import Frame, StreamInfo
+    from streamseg.masks.motion import MotionCompensation
     from streamseg.masks.refinement import EdgeRefinement
     from streamseg.masks.smoothing import TemporalSmoothing
     from streamseg.pipeline import Pipeline
@@ -32,31 +33,64 @@ if TYPE_CHECKING:
     from streamseg.session.files import process_file, run_file
     from streamseg.session.live import LiveSession
     from streamseg.session.parts import load_segmenter
+    from streamseg.sinks.display import DisplaySink
     from streamseg.sinks.file import FileSink
     from streamseg.sinks.masks import MaskSink
+    from streamseg.sinks.mjpeg import MjpegSink
+    from streamseg.sinks.null import NullSink
+    from streamseg.sinks.recording import RecordingSink
+    from streamseg.sinks.stream import StreamSink
+    from streamseg.sinks.virtual_camera import VirtualCameraSink
+    from streamseg.sources.camera import CameraSource
     from streamseg.sources.file import FileSource
+    from streamseg.sources.paced import PacedSource
+    from streamseg.sources.reconnect import Reconnect
+    from streamseg.sources.screen import ScreenSource
+    from streamseg.sources.stream import StreamSource
+    from streamseg.sources.synthetic import TestSource
     from streamseg.telemetry import PipelineStatistics
 
 __version__ = "0.1.0"
 
 _HOME = {
+    "CameraSource": "sources.camera",
     "Config": "config",
     "ConfigError": "errors",
+    "DisplaySink": "sinks.display",
     "EdgeRefinement": "masks.refinement",
+    "Effect": "abc",
     "EffectError": "errors",
     "FileSink": "sinks.file",
     "FileSource": "sources.file",
+    "FlowLimit": "flow",
     "Frame": "frames",
+    "LiveConfig": "config",
+    "LiveSession": "session.live",
+    "MaskFilter": "abc",
     "MaskSink": "sinks.masks",
+    "MjpegSink": "sinks.mjpeg",
     "ModelError": "errors",
+    "MotionCompensation": "masks.motion",
+    "NullSink": "sinks.null",
+    "PacedSource": "sources.paced",
     "Pipeline": "pipeline",
     "PipelineStatistics": "telemetry",
+    "Reconnect": "sources.reconnect",
+    "RecordingSink": "sinks.recording",
+    "ScreenSource": "sources.screen",
     "Segmentation": "segmentation",
+    "Segmenter": "abc",
+    "Sink": "abc",
     "SinkError": "errors",
+    "Source": "abc",
     "SourceError": "errors",
     "StreamInfo": "frames",
+    "StreamSink": "sinks.stream",
+    "StreamSource": "sources.stream",
     "StreamsegError": "errors",
     "TemporalSmoothing": "masks.smoothing",
+    "TestSource": "sources.synthetic",
+    "VirtualCameraSink": "sinks.virtual_camera",
     "WorkerError": "errors",
     "WorkerPool": "runtime.pool",
     "create_effect": "effects.registry",
@@ -68,28 +102,50 @@ _HOME = {
 }
 
 __all__ = [
+    "CameraSource",
     "Config",
     "ConfigError",
+    "DisplaySink",
     "EdgeRefinement",
+    "Effect",
     "EffectError",
     "FileSink",
     "FileSource",
+    "FlowLimit",
     "Frame",
+    "LiveConfig",
+    "LiveSession",
+    "MaskFilter",
     "MaskSink",
+    "MjpegSink",
     "ModelError",
+    "MotionCompensation",
+    "NullSink",
+    "PacedSource",
     "Pipeline",
     "PipelineStatistics",
+    "Reconnect",
+    "RecordingSink",
+    "ScreenSource",
     "Segmentation",
+    "Segmenter",
+    "Sink",
     "SinkError",
+    "Source",
     "SourceError",
     "StreamInfo",
+    "StreamSink",
+    "StreamSource",
     "StreamsegError",
     "TemporalSmoothing",
+    "TestSource",
+    "VirtualCameraSink",
     "WorkerError",
     "WorkerPool",
     "__version__",
     "create_effect",
     "load_config",
+    "load_live_config",
     "load_segmenter",
     "process_file",
     "run_file",

@@ -16,6 +16,7 @@ from typing import Literal
 import anyio.to_thread
 
 from streamseg.errors import StreamsegError
+from streamseg.sources.cameras_list import list_cameras
 
 __all__ = ["Check", "run_checks"]
 
@@ -57,7 +58,7 @@ async def run_checks() -> list[Check]:
     checks.append(_check_shared_memory())
     checks.append(await _guarded("model", _check_model))
     checks.append(_check_display())
-    checks.append(_check_cameras())
+    checks.append(await anyio.to_thread.run_sync(_check_cameras))
     return checks
 
 
@@ -180,11 +181,13 @@ def _check_cameras() -> Check:
     if sys.platform != "linux":
         return Check("cameras", "ok", "looked for when one is opened")
     devices = sorted(Path("/dev").glob("video*"))
-    if not devices:
-        hint = "only live use needs one: plug it in, or load its driver"
-        return Check("cameras", "missing", "no /dev/video*", hint)
     closed = [str(device) for device in devices if not os.access(device, os.R_OK | os.W_OK)]
     if closed:
         hint = "add yourself to the group 'video' and log in again"
         return Check("cameras", "missing", f"no permission for {', '.join(closed)}", hint)
-    return Check("cameras", "ok", ", ".join(map(str, devices)))
+    found = list_cameras()
+    if not found:
+        hint = "only live use needs one: plug it in, or load its driver"
+        return Check("cameras", "missing", "none found", hint)
+    names = [f"{camera.device} {camera.name}" for camera in found]
+    return Check("cameras", "ok", f"{', '.join(names)}; streamseg cameras lists their modes")

@@ -16,7 +16,8 @@ _AUTHORITY = re.compile(r"[^/?#]*")
 _HOST = re.compile(r"(\[[0-9a-fA-F:.%]*\]|[^:]*)(:\d*)?")
 _FIELD = re.compile(r"([?&;#])([^=&;#]+)=([^&#]*)")
 _SECRET = re.compile(
-    r"token|key|secret|pass|pwd|signature|sig$|^sig|auth(?!or)|credential|session|jwt", re.IGNORECASE
+    r"token|key|secret|pass|pwd|signature|sig$|^sig|auth(?!or)|credential|session|jwt",
+    re.IGNORECASE,
 )
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import av  # noqa: F401 - before cv2, see tests/unit/test_imports.py
 import cv2
 import numpy as np
 

@@ -25,9 +25,6 @@ if TYPE_CHECKING:
 
 __all__ = ["make_sink", "make_source"]
 
-_SCREEN = re.compile(
-    r"(?P<display>[^+]*?)(?:\+(?P<left>\d+),(?P<top>\d+),(?P<width>\d+)x(?P<height>\d+))?"
-)
 _TEST = re.compile(r"(?:(?P<width>\d+)x(?P<height>\d+))?(?:@(?P<fps>\d+(?:\.\d+)?))?")
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 _DEVICE = re.compile(r"/dev/video\d+")
@@ -44,7 +41,7 @@ def make_source(config: LiveSourceConfig) -> Source:
     if kind == "camera" or _DEVICE.fullmatch(uri):
         return _camera(config, uri if _DEVICE.fullmatch(uri) else rest)
     if kind == "screen":
-        return _screen(config, rest)
+        return _screen(config)
     if kind == "test":
         return _test(config, rest)
     if kind == "pipe" or _URL.match(uri):
@@ -142,19 +139,10 @@ def _camera(config: LiveSourceConfig, rest: str) -> Source:
     )
 
 
-def _screen(config: LiveSourceConfig, rest: str) -> Source:
+def _screen(config: LiveSourceConfig) -> Source:
     from streamseg.sources.screen import ScreenSource
 
-    match = _SCREEN.fullmatch(rest)
-    if match is None:
-        raise ConfigError(
-            f"source is {config.uri!r}: expected screen:, screen:DISPLAY, or with a part of it "
-            "screen:DISPLAY+LEFT,TOP,WIDTHxHEIGHT"
-        )
-    region = None
-    if match["left"] is not None:
-        region = (int(match["left"]), int(match["top"]), int(match["width"]), int(match["height"]))
-    return ScreenSource(match["display"] or None, region=region, fps=config.fps or 30.0)
+    return ScreenSource.parse(config.uri, fps=config.fps or 30.0)
 
 
 def _test(config: LiveSourceConfig, rest: str) -> Source:

@@ -8,15 +8,21 @@ codecs that their muxers then refuse; these are listed too.
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 import av
 import av.error
 
 from streamseg.errors import SinkOpenError
 from streamseg.sinks.target import printable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from fractions import Fraction
 
 __all__ = [
     "EXTENSIONS",
@@ -25,6 +31,7 @@ __all__ = [
     "can_hold",
     "canonical_codec",
     "container_for",
+    "mp4_time_scale",
 ]
 
 
@@ -44,6 +51,7 @@ class Container:
         reorders: False where B-frames would shift or lose time stamps.
         exact_packets: Whether side packets come back one for one.
         only: The codecs that it may hold, by canonical name; None to ask FFmpeg.
+        needs_headers: Whether a stream must have its codec's headers apart from its packets.
         refused: Codecs that FFmpeg says it holds, but then refuses when the header is written.
     """
 
@@ -59,6 +67,7 @@ class Container:
     exact_packets: bool = True
     only: frozenset[str] | None = None
     refused: frozenset[str] = frozenset()
+    needs_headers: bool = False
 
     @property
     def is_mp4(self) -> bool:
@@ -166,6 +175,20 @@ def can_hold(container: Container, codec: str) -> bool:
         return False
     supported = _supported(container.format)
     return codec in supported or canonical in supported
+
+
+def mp4_time_scale(time_base: Fraction, sample_rates: Iterable[int]) -> str:
+    """Return the time scale of an MP4 file that all its tracks' times fit into.
+
+    Edit lists count in it. By default it is milliseconds: a start at 7.8125 ms would come back as
+    7 ms.
+
+    Args:
+        time_base: Of the video.
+        sample_rates: Of the audio streams, per second.
+    """
+    scale = math.lcm(time_base.denominator, *sample_rates)
+    return str(min(scale if scale <= 1 << 26 else time_base.denominator, 2**31 - 1))
 
 
 @lru_cache(maxsize=256)

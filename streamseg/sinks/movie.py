@@ -11,29 +11,25 @@ import os
 import threading
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import av
-import av.error
 
-from streamseg.errors import SinkOpenError, SinkWriteError
+from streamseg.errors import SinkWriteError
 from streamseg.ffmpeg_log import quiet_ffmpeg
-from streamseg.sinks.container import container_for
-from streamseg.sinks.encoder import EncoderChoice, choose_encoder, choose_picture
-from streamseg.sinks.hdr import add_hdr_options
+from streamseg.sinks.container import container_for, mp4_time_scale
+from streamseg.sinks.encoder import choose_encoder
 from streamseg.sinks.muxed_file import MuxedFile, Stopped
-from streamseg.sinks.pixels import Conform, Picture, describe_loss, has_alpha
-from streamseg.sinks.remux import STREAM_TAGS, SideStreams, clean_tags, shifted_chapters
-from streamseg.sinks.target import Protected, Target, reason
-from streamseg.sinks.timing import Clock
+from streamseg.sinks.remux import SideStreams, clean_tags, shifted_chapters
+from streamseg.sinks.target import Protected, Target
 from streamseg.sinks.verify import Expected, verify
+from streamseg.sinks.video_track import VideoTrack
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from av.container import OutputContainer
     from av.packet import Packet
-    from av.video.stream import VideoStream
 
     from streamseg.frames import Frame, StreamInfo
     from streamseg.segmentation import Segmentation
@@ -42,8 +38,6 @@ __all__ = ["MovieOptions", "MovieWriter"]
 
 _LATE_START_S = 60  # players show a file that starts later than this as minutes of nothing
 _BLOCK = 1 << 18  # bytes that the muxer collects before it calls us
-_COARSE = frozenset("mpeg4 msmpeg4 msmpeg4v2 h263 h263p flv wmv1 wmv2".split())
-_FRAME_RATE_LIMIT = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +85,6 @@ class MovieWriter:
         self._stopped = threading.Event()
         self._early: list[Packet[Any]] = []
         self._held: Packet[Any] | None = None
-        self._first_dts: int | None = None
         self._file: MuxedFile | None = None
         self._output: OutputContainer | None = None
         self._side: SideStreams | None = None
@@ -131,9 +124,7 @@ class MovieWriter:
                 self._start(frame)
             else:
                 self._check_change(frame)
-            video = self._conform.apply(frame.video)
-            self._clock.stamp(frame, video)
-            for packet in self._stream.encode(video):
+            for packet in self._video.encode(frame):
                 self._mux(packet)
         except Exception as exc:
             raise self._target.error(exc) from exc
@@ -167,7 +158,7 @@ class MovieWriter:
             raise SinkWriteError(f"cannot write {self._target.shown}: the stream has no frames")
         assert self._side is not None
         try:
-            for packet in self._stream.encode_lazy(None):
+            for packet in self._video.flush():
                 if self._stopped.is_set():
                     raise Stopped
                 self._mux(packet)
@@ -211,25 +202,12 @@ class MovieWriter:
         self._target.discard()
 
     def _start(self, frame: Frame) -> None:
-        info, container, shown = self._info, self._container, self._target.shown
-        alpha = has_alpha(frame.pixel_format)
-        choice = choose_encoder(container, shown, alpha=alpha, **self._asked)
-        picture, loss = choose_picture(choice, container, frame.video, info.colour)
-        add_hdr_options(choice.options, choice.name, frame.video, picture.colour.transfer)
-        self.notices.extend(choice.notices)
-        if words := describe_loss(loss):
-            self.notices.append(
-                f"{frame.pixel_format} is stored as {picture.pixel_format} by {choice.name}: {words}"
-            )
-        if picture.pad_right or picture.pad_bottom:
-            self.notices.append(
-                f"{choice.name} needs even sizes: {frame.width}x{frame.height} is stored as "
-                f"{picture.width}x{picture.height}, the last column or row repeated"
-            )
-        self._first = (frame.width, frame.height, frame.pixel_format)
+        info, container = self._info, self._container
+        self._video = VideoTrack(
+            info, container, self._target.shown, self._asked, frame, self.notices
+        )
         shift_s = self._shift(frame)
-        self._clock = self._make_clock(choice, frame, shift_s)
-        self._conform = Conform(picture)
+        self._clock = self._video.start_clock(frame, shift_s)
         assert self._side is not None
         assert self._target.temporary is not None
         self._file = MuxedFile(self._target.fd, self._target.temporary, self._stopped)
@@ -240,7 +218,7 @@ class MovieWriter:
             container_options=self._container_options(),
             buffer_size=_BLOCK,
         )
-        self._stream = self._add_video(output, choice, picture)
+        self._video.attach(output)
         self._side.attach(output, shift_s)
         output.metadata.update(clean_tags(info.metadata))
         if self._side_wanted and container.chapters and info.chapters:
@@ -249,64 +227,6 @@ class MovieWriter:
         self._output = output
         early, self._early = self._early, []
         self.write_packets(early)
-
-    def _add_video(
-        self, output: OutputContainer, choice: EncoderChoice, picture: Picture
-    ) -> VideoStream:
-        info, clock = self._info, self._clock
-        rate = Fraction(1) / clock.encoder_time_base if clock.counted else self._rate
-        stream = cast("VideoStream", output.add_stream(choice.name, rate=rate))
-        stream.time_base = clock.time_base
-        stream.metadata.update(clean_tags(info.video_metadata, STREAM_TAGS))
-        context = stream.codec_context
-        context.width, context.height = picture.width, picture.height
-        context.pix_fmt = picture.pixel_format
-        context.time_base = clock.encoder_time_base
-        context.sample_aspect_ratio = info.sample_aspect_ratio
-        context.color_range = picture.colour.range
-        context.colorspace = picture.colour.space
-        context.color_primaries = picture.colour.primaries
-        context.color_trc = picture.colour.transfer
-        # PyAV's default is slices alone, which costs x264 compression for nothing here.
-        context.thread_type = "AUTO"
-        if choice.qscale is not None:
-            context.qscale = True
-            context.global_quality = choice.qscale
-        if self._container.is_mp4 and choice.codec.canonical_name == "hevc":
-            context.codec_tag = "hvc1"  # Apple's players refuse FFmpeg's default, hev1
-        context.options = dict(choice.options)
-        try:
-            context.open()
-        except (av.error.FFmpegError, OSError, ValueError) as exc:
-            raise SinkOpenError(
-                f"cannot write {self._target.shown}: encoder {choice.name} refuses "
-                f"{picture.width}x{picture.height} {picture.pixel_format} with "
-                f"{_shown(choice.options)} ({reason(exc)}); try another encoder, size or option"
-            ) from exc
-        left = [name for name in context.options if name != "bf"]
-        if left:
-            raise SinkOpenError(
-                f"cannot write {self._target.shown}: encoder {choice.name} has no option "
-                f"{', '.join(repr(name) for name in left)}"
-            )
-        return stream
-
-    def _make_clock(self, choice: EncoderChoice, frame: Frame, shift_s: Fraction) -> Clock:
-        info, base = self._info, frame.time_base
-        rate = info.average_rate
-        if rate is None and frame.video.duration:
-            rate = Fraction(1) / (frame.video.duration * base)
-        if rate is None or not 0 < rate <= _FRAME_RATE_LIMIT:
-            rate = Fraction(25)
-        self._rate = rate = rate.limit_denominator(1001)
-        constant = not self._container.any_pts
-        counted = None
-        rates = [Fraction(r.numerator, r.denominator) for r in choice.codec.frame_rates or ()]
-        if rates:
-            counted = min(rates, key=lambda offered: abs(offered - rate))
-        elif choice.name in _COARSE and base.denominator > 0xFFFF:
-            counted = rate
-        return Clock(base, rate, counted=counted, shift_s=shift_s, constant=constant)
 
     def _shift(self, frame: Frame) -> Fraction:
         """How far the whole timeline is moved: not at all, but for late and negative starts."""
@@ -335,12 +255,8 @@ class MovieWriter:
         container = self._container
         if container.is_mp4:
             assert self._side is not None
-            # Edit lists count in the movie's time scale, by default milliseconds: a start at
-            # 7.8125 ms would come back as 7 ms.
-            track = self._clock.time_base.denominator
-            scale = math.lcm(track, *self._side.sample_rates)
-            scale = scale if scale <= 1 << 26 else track
-            return {"movflags": "+faststart", "movie_timescale": str(min(scale, 2**31 - 1))}
+            scale = mp4_time_scale(self._clock.time_base, self._side.sample_rates)
+            return {"movflags": "+faststart", "movie_timescale": scale}
         if container.format == "mpegts":
             blu_ray = str(self._path).lower().endswith(".m2ts")  # packets of 192 bytes
             return {
@@ -356,39 +272,24 @@ class MovieWriter:
 
     def _mux(self, packet: Packet[Any]) -> None:
         assert self._output is not None
-        self._clock.restore(packet)
-        packet.stream = self._stream
-        if self._first_dts is None:
-            self._first_dts = packet.dts
         held, self._held = self._held, packet
         if held is not None:
             self._output.mux_one(held)
         self.written += 1
 
     def _mux_last(self) -> None:
-        """Write the packet that was held back, with the duration that ends the track.
-
-        The MP4 muxer takes a track's end from the last packet in decoding order. With B-frames
-        that is not the last picture, and with a variable rate its own duration ends elsewhere.
-        """
+        """Write the packet that was held back, with the duration that ends the track."""
         packet, self._held = self._held, None
         assert packet is not None
         assert self._output is not None
-        clock = self._clock
-        if self._container.is_mp4 and packet.dts is not None and self._first_dts is not None:
-            whole = clock.end - (clock.first_pts or 0)
-            packet.duration = max(1, whole - (packet.dts - self._first_dts))
+        if self._container.is_mp4:
+            self._video.end_with(packet)
         self._output.mux_one(packet)
 
     def _check_change(self, frame: Frame) -> None:
-        now = (frame.width, frame.height, frame.pixel_format)
-        if now != self._first:
-            line = (
-                f"the pictures change from {self._first[0]}x{self._first[1]} {self._first[2]} "
-                f"to {now[0]}x{now[1]} {now[2]}; they are fitted to the first"
-            )
-            if line not in self.notices:
-                self.notices.append(line)
+        line = self._video.change(frame)
+        if line is not None and line not in self.notices:
+            self.notices.append(line)
 
     def _add_closing_notices(self) -> None:
         assert self._side is not None
@@ -421,7 +322,3 @@ class MovieWriter:
             side=self._side.indices,
             exact=self._container.exact_packets,
         )
-
-
-def _shown(options: Mapping[str, str]) -> str:
-    return " ".join(f"{key}={value}" for key, value in options.items()) or "no options"

@@ -18,6 +18,8 @@ __all__ = ["NullSink"]
 class NullSink(Sink):
     """Counts the frames and lets them go."""
 
+    name = "null"
+
     def __init__(self) -> None:
         self._open = False
         self._finished = False

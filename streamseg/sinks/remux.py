@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import av
 import av.error
+from av.bitstream import BitStreamFilterContext
 
 from streamseg.sinks.container import Container, can_hold, canonical_codec
 from streamseg.sinks.muxed_file import Stopped
@@ -22,7 +23,7 @@ from streamseg.sinks.transcode import AudioTranscoder, SubtitleConverter, is_tex
 
 if TYPE_CHECKING:
     import threading
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from av.container import OutputContainer
     from av.packet import Packet
@@ -63,6 +64,8 @@ class _Track:
         self.is_mov_text = context is not None and canonical_codec(context.name) == "mov_text"
         self.last_dts: int | None = None
         self.written = 0
+        self.unwrap: BitStreamFilterContext | None = None
+        self.damaged = 0
 
 
 class SideStreams:
@@ -93,11 +96,45 @@ class SideStreams:
         self._shelf = av.open(os.devnull, "w", format="null")
         self._tracks: dict[int, _Track] = {}
         self._attachments: list[tuple[str, str, bytes]] = []
-        self._output: OutputContainer | None = None
+        self._mux: Callable[[Packet[Any]], None] | None = None
         self._shift = Fraction(0)
         self.repaired = 0
         for stream in streams:
             self._plan(stream, audio, chapters)
+
+    def fork(self) -> SideStreams:
+        """Return the same plan for another result; the source may be gone by now.
+
+        Decoders are not shared: two results may be written at the same time.
+        """
+        other = SideStreams(
+            (),
+            self._container,
+            audio=True,
+            chapters=False,
+            notices=self._notices,
+            stopped=self._stopped,
+        )
+        for index, track in self._tracks.items():
+            template = other._shelf.add_stream_from_template(track.template, opaque=True)
+            other._tracks[index] = _Track(template, track.encoder, track.tags)
+            other._tracks[index].disposition = track.disposition
+            context = template.codec_context
+            if (
+                self._container.is_mp4
+                and track.encoder is None
+                and context is not None
+                and canonical_codec(context.name) == "aac"
+                and not context.extradata
+            ):
+                # The muxer does this by itself, but not in fragments.
+                other._tracks[index].unwrap = BitStreamFilterContext("aac_adtstoasc", template)
+        other._attachments = self._attachments
+        return other
+
+    def carries(self, packet: Packet[Any]) -> bool:
+        """Return whether the packet is of a stream that is carried over."""
+        return packet.stream is not None and packet.stream_index in self._tracks
 
     def _plan(self, stream: Stream, audio: bool, chapters: bool) -> None:
         kind, codec = stream.type, stream.codec_context
@@ -122,7 +159,9 @@ class SideStreams:
             self._notices.append(f"{label} is left out: it cannot be carried over")
             return
         encoder: str | None = None
-        if not can_hold(self._container, codec.name):
+        bare = canonical_codec(name) == "aac" and not codec.extradata
+        headless = bare and self._container.needs_headers
+        if headless or not can_hold(self._container, codec.name):
             encoder = self._container.audio if kind == "audio" else self._container.subtitles
             if encoder is None or (kind == "subtitle" and not is_text(stream)):
                 self._notices.append(
@@ -134,9 +173,10 @@ class SideStreams:
         track.disposition = int(stream.disposition)
         self._tracks[stream.index] = track
         if encoder is not None:
+            what = "AAC without its header" if headless else canonical_codec(codec.name)
             self._notices.append(
                 f"{label} is converted to {canonical_codec(encoder)}: "
-                f"{self._container.format} does not hold {canonical_codec(codec.name)}"
+                f"{self._container.format} does not hold {what}"
             )
 
     @property
@@ -150,14 +190,22 @@ class SideStreams:
         """Number of the stream in the result -> packets that it must hold at least."""
         return {t.stream.index: t.written for t in self._tracks.values() if t.stream is not None}
 
-    def attach(self, output: OutputContainer, shift_s: Fraction) -> None:
+    def attach(
+        self,
+        output: OutputContainer,
+        shift_s: Fraction,
+        *,
+        mux: Callable[[Packet[Any]], None] | None = None,
+    ) -> None:
         """Add the streams to a container that is not started yet.
 
         Args:
             output: With the video stream already in it.
             shift_s: Added to all time stamps.
+            mux: Gets the packets; the container if None.
         """
-        self._output, self._shift = output, shift_s
+        self._mux = output.mux_one if mux is None else mux
+        self._shift = shift_s
         for index, track in list(self._tracks.items()):
             template: Any = track.template
             try:
@@ -184,6 +232,10 @@ class SideStreams:
         for file_name, mime, data in self._attachments:
             output.add_attachment(file_name, mime, data)
 
+    def move(self, shift_s: Fraction) -> None:
+        """Change what is added to all time stamps, before the first packet is written."""
+        self._shift = shift_s
+
     def mux(self, packet: Packet[Any]) -> None:
         """Write one packet of the source; those of streams that are left out are ignored."""
         stream = packet.stream
@@ -193,7 +245,8 @@ class SideStreams:
         if track.converter is None:
             if packet.size == 2 and track.is_mov_text and bytes(packet) == b"\0\0":
                 return  # "nothing is shown": the muxer fills gaps with these itself
-            self._write(track, reference(packet))
+            for whole in self._unwrapped(track, reference(packet)):
+                self._write(track, whole)
             return
         self._convert(track, packet)
 
@@ -205,17 +258,34 @@ class SideStreams:
 
     def damage(self) -> list[str]:
         """Return a line for each stream with packets that could not be converted."""
-        return [
-            f"{track.converter.damaged} damaged packets of {track.template.type} stream {index} "
-            "could not be converted and are left out"
-            for index, track in self._tracks.items()
-            if track.converter is not None and track.converter.damaged
-        ]
+        lines = []
+        for index, track in self._tracks.items():
+            damaged = track.damaged + (track.converter.damaged if track.converter else 0)
+            if damaged:
+                lines.append(
+                    f"{damaged} damaged packets of {track.template.type} stream {index} "
+                    "could not be converted and are left out"
+                )
+        return lines
 
     def close(self) -> None:
         """Let go of the copies."""
         self._tracks.clear()
         self._shelf.close()
+
+    @staticmethod
+    def _unwrapped(track: _Track, packet: Packet[Any]) -> list[Packet[Any]]:
+        if track.unwrap is None:
+            return [packet]
+        base = packet.time_base
+        try:
+            packets = track.unwrap.filter(packet)
+        except av.error.FFmpegError:
+            track.damaged += 1
+            return []
+        for other in packets:
+            other.time_base = base
+        return packets
 
     def _convert(self, track: _Track, packet: Packet[Any] | None) -> None:
         assert track.converter is not None
@@ -225,7 +295,7 @@ class SideStreams:
             self._write(track, converted)
 
     def _write(self, track: _Track, packet: Packet[Any]) -> None:
-        assert self._output is not None
+        assert self._mux is not None
         assert track.stream is not None
         base = packet.time_base or track.template.time_base or Fraction(1, 90_000)
         shift = round(self._shift / base)
@@ -247,7 +317,7 @@ class SideStreams:
         track.last_dts = packet.dts
         packet.time_base = base
         packet.stream = track.stream
-        self._output.mux_one(packet)
+        self._mux(packet)
         track.written += 1
 
 

@@ -106,7 +106,7 @@ class ThreadedSink(Sink):
     capacity = CAPACITY
 
     def __init__(self, name: str) -> None:
-        self._name = printable(name)
+        self._name = self.name = printable(name)
         self._writer: Writer | None = None
         self._queue: ToThread[_Item] | None = None
         self._thread: threading.Thread | None = None

@@ -170,8 +170,8 @@ class Upright:
         ready: list[av.VideoFrame] = []
         if wanted != self._input:
             ready = self.flush()
-            self._input = wanted
             self._graph = self._build(wanted, video.time_base)
+            self._input = wanted  # only now: one that failed is to fail again, not to pass
         if self._graph is None:
             return [*ready, video]
         self._stamps.append((video.pts, video.duration, video.time_base))

@@ -93,3 +93,23 @@ def test_import_stays_cheap(module: str) -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=PACKAGE.parent
     )
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("path", INSIDE, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_av_is_imported_before_cv2(path: Path) -> None:
+    # Both bring libraries of X11. With OpenCV's loaded first, FFmpeg's x11grab ends the process.
+    if path.name == "window_child.py":  # a process of its own, without FFmpeg
+        return
+    modules = [
+        name
+        for node in ast.parse(path.read_text()).body
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        for name in (
+            [alias.name for alias in node.names]
+            if isinstance(node, ast.Import)
+            else [node.module or ""]
+        )
+    ]
+    roots = [name.partition(".")[0] for name in modules]
+    if "cv2" in roots:
+        assert "av" in roots[: roots.index("cv2")], f"{path} imports cv2 without av before it"

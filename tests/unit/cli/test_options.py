@@ -8,7 +8,17 @@ from streamseg.errors import ConfigError
 
 @pytest.mark.parametrize(
     ("text", "seconds"),
-    [("90", 90), ("1.5", 1.5), ("1:30", 90), ("01:02:03.5", 3723.5), (" 7 ", 7), ("10m", 600), ("1h30m", 5400), ("2m30.5s", 150.5), (None, None)],
+    [
+        ("90", 90),
+        ("1.5", 1.5),
+        ("1:30", 90),
+        ("01:02:03.5", 3723.5),
+        (" 7 ", 7),
+        ("10m", 600),
+        ("1h30m", 5400),
+        ("2m30.5s", 150.5),
+        (None, None),
+    ],
 )
 def test_times_are_read(text: str | None, seconds: float | None) -> None:
     assert parse_seconds("--start", text) == seconds
