@@ -47,6 +47,7 @@ _MAX_BYTES = 1 << 20
 
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Text = Annotated[str, Field(min_length=1)]
 Ratio = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 
 
@@ -168,7 +169,7 @@ class LiveSourceConfig(_Table):
         give_up_after_s: For how long that is tried without success, in seconds.
     """
 
-    uri: str = "camera:0"
+    uri: Text = "camera:0"
     width: Annotated[int, Field(ge=16, le=16384)] | None = None
     height: Annotated[int, Field(ge=16, le=16384)] | None = None
     fps: Annotated[float, Field(gt=0, le=1000, allow_inf_nan=False)] | None = None
@@ -216,7 +217,7 @@ class SinkConfig(_Table):
         options: Streams: further options of FFmpeg's muxer and protocol.
     """
 
-    uri: str
+    uri: Text
     encoder: str | None = None
     preset: str | None = None
     crf: Annotated[int, Field(ge=0, le=63)] | None = None

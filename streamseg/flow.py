@@ -267,14 +267,33 @@ class FlowLimiter:
         One that still waits for a busy model does not: it would be later than any other.
         """
         self._ended = True
-        if self._to_come and self._waiting is not None:
+        if self._waiting is not None and self._to_come:
             self._drop(self._waiting, "stream ended")
         self._waiting = None
         self._changed.set()
 
+    def unmask(self, ticket: Ticket) -> bool:
+        """Take it that the mask of a ticket of ``next`` is of another scene: it counts as none.
+
+        Returns:
+            Whether the ticket is to be shown, wholly hidden; else it has been dropped.
+        """
+        self.counts.reused -= 1
+        if self.limit.on_missing_mask == "drop":
+            self._head -= 1
+            self._drop(ticket, "no mask")
+            self._made_room()
+            return False
+        ticket.hidden = True
+        self.counts.hidden += 1
+        return True
+
     def abandon(self, cause: str) -> None:
-        """Drop what is not decided yet: the stream ends now."""
+        """Drop what is not decided yet: the stream ends, or stands still, now."""
         self._settle_own()
+        if self._waiting is not None and self._to_come:
+            self._drop(self._waiting, cause)
+        self._waiting = None
         for ticket in [ticket for ticket in self._line if ticket.state == "waiting"]:
             self._drop(ticket, cause)
         self._changed.set()
@@ -301,6 +320,11 @@ class FlowLimiter:
         self._line.remove(ticket)
         self._head -= 1
         self._made_room()
+
+    @property
+    def patience_s(self) -> float:
+        """How long the model may take for a frame before nobody waits for it any more."""
+        return max(_STALLED_AFTER_S, _STALLED_FACTOR * self._typical_s)
 
     @property
     def depths(self) -> dict[str, int]:
@@ -347,7 +371,7 @@ class FlowLimiter:
 
     def _check_stalled(self, now: float) -> None:
         """Give up waiting for a model that does not answer."""
-        limit = max(_STALLED_AFTER_S, _STALLED_FACTOR * self._typical_s)
+        limit = self.patience_s
         stalled = [flight for flight in self._flights.values() if now - flight.started_s > limit]
         for flight in stalled:
             if flight.ticket.state == "waiting":

@@ -9,12 +9,20 @@ import subprocess
 import sys
 from pathlib import Path
 
+import av  # noqa: F401 - before cv2: the other way round, FFmpeg's x11grab crashes the process
 import pytest
+
+from tests.support.programs import require
 
 
 @pytest.fixture(scope="session")
 def anyio_backend() -> str:
     return "asyncio"
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    for mark in item.iter_markers("needs_program"):
+        require(*mark.args)
 
 
 @pytest.fixture(scope="session")

@@ -27,7 +27,7 @@ def cameras(as_json: Json = False) -> None:
     if as_json:
         print_json({"cameras": [asdict(camera) for camera in found]})
         return
-    console = Console(highlight=False, soft_wrap=True)
+    console = Console(highlight=False, soft_wrap=True, emoji=False)
     if not found:
         console.print("no camera found; plug one in, or load its driver")
     for camera in found:

@@ -26,7 +26,7 @@ def doctor(as_json: Json = False) -> None:
     if as_json:
         print_json({"healthy": healthy, "checks": [asdict(check) for check in checks]})
     else:
-        console = Console(highlight=False, soft_wrap=True)
+        console = Console(highlight=False, soft_wrap=True, emoji=False)
         width = max(len(check.name) for check in checks)
         for check in checks:
             hint = f"; [bold]{escape(check.hint)}[/]" if check.hint else ""

@@ -29,6 +29,7 @@ from streamseg.cli.options import (
 from streamseg.cli.report import print_json
 from streamseg.cli.status import LiveStatus, print_live_summary
 from streamseg.config import LiveConfig, SinkConfig, load_live_config
+from streamseg.errors import ConfigError
 
 if TYPE_CHECKING:
     from streamseg.session.live import LiveSession
@@ -199,6 +200,8 @@ def live(
         "audio": False if no_audio else None,
     }
     seconds = parse_seconds("--duration", duration)
+    if seconds == 0:
+        raise ConfigError("--duration is 0: expected more, or leave it out to go on until Ctrl-C")
 
     def read() -> LiveConfig:
         return _with_sinks(load_live_config(config, given), of_sinks)

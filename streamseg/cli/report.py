@@ -33,7 +33,7 @@ _REFRESH_S = 0.1
 
 
 def _stderr() -> Console:
-    return Console(stderr=True, highlight=False, soft_wrap=True)
+    return Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
 
 
 def print_error(text: str) -> None:
@@ -99,7 +99,7 @@ class FileProgress:
 
 def print_summary(target: str, statistics: PipelineStatistics) -> None:
     """Print what a file job did, on standard output."""
-    console = Console(highlight=False, soft_wrap=True)
+    console = Console(highlight=False, soft_wrap=True, emoji=False)
     dropped = ", ".join(f"{count} {cause}" for cause, count in statistics.dropped.items())
     console.print(
         f"[bold]{escape(target)}[/]: {statistics.frames_in} frames in, "

@@ -53,7 +53,9 @@ class LiveStatus(BackgroundTask):
         console: Console | None = None,
     ) -> None:
         self._get_statistics = get_statistics
-        self._console = console or Console(stderr=True, highlight=False, soft_wrap=True)
+        self._console = console or Console(
+            stderr=True, highlight=False, soft_wrap=True, emoji=False
+        )
         self._shown = not quiet and self._console.is_terminal and not self._console.is_dumb_terminal
         self._text = ""
         self._rates = _ByteRates()
@@ -135,7 +137,7 @@ def print_live_summary(statistics: PipelineStatistics, *, name: str = "live") ->
         statistics: Of the run that has ended.
         name: Of the source; credentials in it are hidden.
     """
-    console = Console(highlight=False, soft_wrap=True)
+    console = Console(highlight=False, soft_wrap=True, emoji=False)
     console.print(
         f"[bold]{escape(redact(name))}[/]: {statistics.frames_in} frames captured, "
         f"{statistics.frames_out} delivered, {escape(drops_text(statistics.dropped))}, "

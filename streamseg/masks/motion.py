@@ -8,6 +8,7 @@ from itertools import islice, pairwise
 from typing import TYPE_CHECKING
 
 import av
+import cv2
 import numpy as np
 
 from streamseg.abc import MaskMotion
@@ -55,21 +56,24 @@ class MotionCompensation(MaskMotion):
     Args:
         size: Long side of the small luma in pixels, 32 to 640. The time that it takes grows with
             the square.
+        follow: Whether masks are moved; else only scene cuts are looked for.
 
     Raises:
         ConfigError: If the size is out of bounds.
     """
 
-    def __init__(self, *, size: int = 160) -> None:
+    def __init__(self, *, size: int = 160, follow: bool = True) -> None:
         if isinstance(size, bool) or not isinstance(size, int) or not 32 <= size <= 640:
             raise ConfigError(f"size must be a whole number from 32 to 640, got {size!r}")
         self._size = size
+        self._follow = follow
         self._estimate = Estimator()
         self._warp = Warp()
         self._cuts = SceneCutDetector()
         # In the order of the stream; bounded by _MAX_LAG, and by the age of the newest mask.
         self._seen: deque[_Seen] = deque()
         self._scene_begin = 0
+        self._index: int | None = None  # of the last frame
         # Index of the mask's frame, index of the frame shown last, displacement between them.
         self._total: tuple[int, int, NDArray[np.float32]] | None = None
 
@@ -89,10 +93,10 @@ class MotionCompensation(MaskMotion):
             cut since then: the mask is of another picture.
         """
         luma = self._look_at(made_for, frame)
-        if luma is None or made_for.index >= frame.index:
-            return segmentation
         if made_for.index < self._scene_begin:
             return None
+        if luma is None or made_for.index >= frame.index or not self._follow:
+            return segmentation
         total = self._displacement(made_for, frame.index)
         if total is None:
             return segmentation
@@ -113,23 +117,24 @@ class MotionCompensation(MaskMotion):
         self._forget()
         self._cuts.reset()
         self._scene_begin = 0
+        self._index = None
 
     def _look_at(self, made_for: Frame, frame: Frame) -> NDArray[np.uint8] | None:
         """Remember this frame and return its small luma, None if it has none to work with."""
-        last = self._seen[-1] if self._seen else None
-        if last is not None and frame.index < last.index:
+        if self._index is not None and frame.index < self._index:
             self.reset()
-        elif last is not None and frame.index == last.index:
-            return last.luma
+        elif self._seen and frame.index == self._index:
+            return self._seen[-1].luma
         luma = small_luma(frame.video, self._size)
+        before = self._index
+        if made_for.index < frame.index and (before is None or before < made_for.index):
+            # Frames without a mask, which are not seen here, came between.
+            self._look_for_cut(made_for, small_luma(made_for.video, self._size))
+        self._look_for_cut(frame, luma)
+        self._index = frame.index
         if luma is None:
             self._forget()
             return None
-        if not self._seen and made_for.index < frame.index:
-            self._is_cut(small_luma(made_for.video, self._size))
-        if self._is_cut(luma):
-            self._forget()
-            self._scene_begin = frame.index
         if self._seen and self._seen[-1].luma.shape != luma.shape:
             self._forget()
         self._seen.append(_Seen(frame.index, luma))
@@ -137,13 +142,15 @@ class MotionCompensation(MaskMotion):
             self._seen.popleft()
         return luma
 
-    def _is_cut(self, luma: NDArray[np.uint8] | None) -> bool:
-        """Return whether this begins another scene; the small luma is enough to tell."""
+    def _look_for_cut(self, frame: Frame, luma: NDArray[np.uint8] | None) -> None:
+        """Begin another scene if this frame does; its small luma is enough to tell."""
         if luma is None:
-            return False
+            luma = _bytes_of(frame.video)
         picture = av.VideoFrame(luma.shape[1], luma.shape[0], "gray")
         luma_plane(picture)[:] = luma
-        return self._cuts.is_cut(picture)
+        if self._cuts.is_cut(picture):
+            self._forget()
+            self._scene_begin = frame.index
 
     def _displacement(self, made_for: Frame, index: int) -> NDArray[np.float32] | None:
         """Return the field from the last frame to the mask's, None if there is no way back."""
@@ -173,3 +180,16 @@ class MotionCompensation(MaskMotion):
     def _forget(self) -> None:
         self._seen.clear()
         self._total = None
+
+
+def _bytes_of(video: av.VideoFrame) -> NDArray[np.uint8]:
+    """Return a small picture of a format without a luma plane: what its bytes are on average."""
+    plane, kind = video.planes[0], video.format
+    one = kind.components[0].bits
+    bits = kind.padded_bits_per_pixel if len(video.planes) == 1 else 8 if one <= 8 else 16
+    rows = np.frombuffer(plane, np.uint8)  # type: ignore[call-overload]
+    rows = rows[: plane.height * plane.line_size].reshape(plane.height, plane.line_size)
+    step = max(1, plane.height // 144)
+    sparse = np.ascontiguousarray(rows[::step, : plane.width * bits // 8])
+    small = cv2.resize(sparse, (64, 36), interpolation=cv2.INTER_AREA)
+    return np.asarray(small, np.uint8)

@@ -45,9 +45,16 @@ def find_model(name: str | Path) -> Model:
     if not path.exists():
         raise ModelError(f"{path}: no such model file; check the path")
     try:
-        with path.open("rb"):
-            pass
+        with path.open("rb") as file:
+            start = file.read(8)
     except OSError as exc:
         raise ModelError(f"{path}: cannot read the model: {exc.strerror}") from exc
+    # The flatbuffer's file identifier. Live streams open their outputs before the model is loaded:
+    # what is no model at all must be told before.
+    if start[4:6] != b"ET":
+        raise ModelError(
+            f"{path}: cannot be used as a model: it is not an ExecuTorch program; "
+            "export it again, or check the download"
+        )
     card = path.with_suffix(".toml")
     return Model(path, load_card(card) if card.exists() else Card(name=path.stem))

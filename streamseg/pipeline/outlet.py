@@ -9,7 +9,6 @@ never dropped for a picture's sake: they are small, and sound with a hole is hea
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections import Counter, deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -28,8 +27,6 @@ if TYPE_CHECKING:
     from streamseg.telemetry import StageTimer
 
 __all__ = ["Outlet", "Picture"]
-
-_log = logging.getLogger(__name__)
 
 _MAX_PACKETS = 4096  # about a minute of sound: a sink that is so far behind has failed anyway
 
@@ -52,7 +49,7 @@ class Outlet:
         live: Whether pictures are dropped rather than be late, and whether the sink may fail
             without the others.
         on_sent: Called with each picture that the sink has taken.
-        on_failed: Called when a live outlet's sink has failed.
+        on_failed: Called when a live outlet's sink has failed; ``error`` is set.
         timer: Gets the time that the sink takes for each picture.
     """
 
@@ -62,7 +59,7 @@ class Outlet:
         *,
         live: bool,
         on_sent: Callable[[Picture], None],
-        on_failed: Callable[[], None],
+        on_failed: Callable[[Outlet], None],
         timer: StageTimer,
     ) -> None:
         self.sink = sink
@@ -125,11 +122,11 @@ class Outlet:
             if not self._live:
                 raise
             self.error = exc
-            _log.error("output failed: %s", exc)
             self.dropped["sink failed"] += len(self._pictures) + self._sending
             self._pictures.clear()
+            self._numbers.clear()
             self._packets.clear()
-            self._on_failed()
+            self._on_failed(self)
             with anyio.CancelScope(shield=True):
                 await self.sink.aclose()
 

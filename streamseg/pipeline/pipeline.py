@@ -16,24 +16,24 @@ Packets of side streams go from the source to the sinks directly: nothing is don
 from __future__ import annotations
 
 import logging
-from collections import Counter
-from contextlib import AsyncExitStack, contextmanager
-from dataclasses import replace
-from typing import TYPE_CHECKING, NoReturn, Self
+from contextlib import AsyncExitStack
+from typing import TYPE_CHECKING, Self
 
 import anyio
 import anyio.to_thread
 
 from streamseg.errors import ConfigError, StreamsegError
-from streamseg.flow import FlowCounts, FlowLimit, FlowLimiter
+from streamseg.flow import FlowLimit, FlowLimiter
+from streamseg.pipeline.groups import reraise
 from streamseg.pipeline.iteration import PictureIterator
+from streamseg.pipeline.models import Models
 from streamseg.pipeline.outlet import Outlet, Picture
+from streamseg.pipeline.records import Records
 from streamseg.pipeline.shaping import Shaper
 from streamseg.references import References
-from streamseg.telemetry import RECENT_S, LoopLagMonitor, PipelineStatistics, StageTimer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Awaitable, Callable, Sequence
     from types import TracebackType
 
     from anyio.abc import TaskGroup
@@ -41,15 +41,13 @@ if TYPE_CHECKING:
     from streamseg.abc import Effect, MaskFilter, MaskMotion, Segmenter, Sink, Source
     from streamseg.flow import Ticket
     from streamseg.frames import Frame, StreamInfo
-    from streamseg.telemetry import StageTimes
+    from streamseg.telemetry import PipelineStatistics, StageTimes
 
 __all__ = ["Pipeline"]
 
 _log = logging.getLogger(__name__)
 
-_STAGES = ("read", "segment", "model", "effect", "write", "total")
 _COMPLETE_S = 10.0  # how long sinks of a live stream that failed may take to complete
-_LAST_ANSWER_S = 5.0  # how long a model that is replaced may take for the frames that it has
 
 
 class Pipeline:
@@ -98,31 +96,30 @@ class Pipeline:
         self.sinks = tuple(sinks)
         self.limit = limit or FlowLimit()
         self.paused = False
-        self.frames_in = 0
-        self.frames_out = 0
-        self._model = None if segmenter is None else _Model(segmenter)
-        self._retired_restarts = 0
+        self._records = records = Records()
+        self._models = Models(
+            segmenter,
+            live=self.limit.live,
+            segment_timer=records.timers["segment"],
+            model_timer=records.timers["model"],
+        )
         self._shaper = Shaper(mask_filters, motion, effect)
         self._on_progress = on_progress
         self._stack = AsyncExitStack()
         self._background: TaskGroup | None = None
-        self._iterator: PictureIterator | None = None
         self._info: StreamInfo | None = None
         self._limiter: FlowLimiter | None = None
-        self._models: TaskGroup | None = None
+        self._segmenting: TaskGroup | None = None
         self._reading: anyio.CancelScope | None = None
         self._stopped = False
+        self._running = False
+        self._held = False
+        self._source_error: StreamsegError | None = None
         self.outlets: list[Outlet] = []
         self._latest: Picture | None = None
-        self._lag = LoopLagMonitor()
-        self.settings: dict[str, str] = {}
-        """What is in use, for statistics: names of model and effect, kept by whoever knows them."""
+        self._latest_effect: Effect | None = None
         self._references = References()
         self._shown = anyio.Event()
-        self._timers = {stage: StageTimer() for stage in _STAGES}
-        self._started_s = 0.0
-        self._ended_s: float | None = None
-        self._first_frame_s: float | None = None
 
     @property
     def info(self) -> StreamInfo:
@@ -154,38 +151,24 @@ class Pipeline:
     @property
     def segmenter(self) -> Segmenter | None:
         """The model in use."""
-        return None if self._model is None else self._model.segmenter
+        return self._models.segmenter
 
     async def use_segmenter(self, segmenter: Segmenter) -> None:
         """Change the model: the old one works until the new one is loaded, and is then closed.
 
         Raises:
             ModelError: If the new one cannot be used; the old one goes on.
+            anyio.ClosedResourceError: If the pipeline is closed, or is being closed meanwhile.
         """
-        new = _Model(segmenter)
-        try:
-            await segmenter.open()
-        except BaseException:
-            with anyio.CancelScope(shield=True):
-                await segmenter.aclose()
-            raise
-        new.loaded = True
-        self._stack.push_async_callback(segmenter.aclose)
-        old, self._model = self._model, new
-        if self._limiter is not None:
-            self._limiter.segmenting = True
-            self._limiter.model_ready(segmenter.workers)
-        if old is not None:
-            self._retired_restarts += old.segmenter.restarts
-            with anyio.move_on_after(_LAST_ANSWER_S):
-                await old.idle()
-            await old.segmenter.aclose()
+        await self._models.use(segmenter)
 
     def stop(self) -> None:
         """End the stream as if its source had ended; sinks complete what they have."""
         self._stopped = True
         if self._reading is not None:
             self._reading.cancel()
+        if self._limiter is not None:
+            self._limiter.abandon("stopped")
 
     async def snapshot(self) -> Frame:
         """Return the picture that was shown last, waiting for the first one."""
@@ -215,10 +198,10 @@ class Pipeline:
         await self._close()
 
     async def _open(self) -> None:
-        parts = (self.source, self.segmenter, *self.sinks)
-        for part in parts:
-            if part is not None:
-                self._stack.push_async_callback(part.aclose)
+        self._stack.push_async_callback(self.source.aclose)
+        self._stack.push_async_callback(self._models.aclose)
+        for sink in self.sinks:
+            self._stack.push_async_callback(sink.aclose)
 
         async def open_ends() -> None:
             self._info = await self.source.open()
@@ -232,12 +215,13 @@ class Pipeline:
             async with anyio.create_task_group() as group:
                 group.start_soon(open_ends)
                 if not self.limit.live:
-                    group.start_soon(self._load)
+                    group.start_soon(self._models.load)
         except BaseExceptionGroup as exc:
-            _reraise(exc)
+            reraise(exc)
 
     async def _close(self) -> None:
         self._info = None
+        self._models.refuse()
         try:
             if self._background is not None:
                 self._background.cancel_scope.cancel()
@@ -260,12 +244,14 @@ class Pipeline:
         """
         if self._info is None:
             raise anyio.ClosedResourceError
+        if self._running:
+            raise anyio.BusyResourceError("running")
         if not self.sinks:
             raise ConfigError("a pipeline needs at least one sink, got none")
-        self._started_s = anyio.current_time()
-        self._ended_s = None
-        self._limiter = FlowLimiter(
-            self.limit, start=self._start, segmenting=self._model is not None
+        self._running = True
+        self._records.begin()
+        self._limiter = self._models.limiter = FlowLimiter(
+            self.limit, start=self._start, segmenting=self.segmenter is not None
         )
         self.outlets = [
             Outlet(
@@ -273,13 +259,13 @@ class Pipeline:
                 live=self.limit.live,
                 on_sent=self._on_sent,
                 on_failed=self._on_failed,
-                timer=self._timers["write"],
+                timer=self._records.timers["write"],
             )
             for sink in self.sinks
         ]
         try:
             try:
-                async with self._lag:
+                async with self._records.lag:
                     await self._run_tasks(self._limiter)
             except* StreamsegError:
                 # What a live stream had until then is kept: nobody can play it again.
@@ -289,9 +275,10 @@ class Pipeline:
                 raise
             await self._complete_sinks()
         except BaseExceptionGroup as exc:
-            _reraise(exc)
+            reraise(exc)
         finally:
-            self._ended_s = anyio.current_time()
+            self._running = False
+            self._records.end()
             self._shaper.close()
         return self.statistics()
 
@@ -318,8 +305,8 @@ class Pipeline:
             for outlet in self.outlets:
                 outlets.start_soon(outlet.run)
             async with anyio.create_task_group() as models:
-                self._models = models
-                models.start_soon(self._load)
+                self._segmenting = models
+                models.start_soon(self._models.load)
                 async with anyio.create_task_group() as group:
                     group.start_soon(self._read, limiter)
                     group.start_soon(self._shape, limiter)
@@ -328,46 +315,61 @@ class Pipeline:
                 outlet.end()
 
     async def _complete_sinks(self) -> None:
-        whole = [outlet for outlet in self.outlets if outlet.error is None]
-        for outlet in whole:
-            await outlet.sink.finish()
+        for outlet in self.outlets:
+            if outlet.error is None:
+                await self._complete(outlet, outlet.sink.finish)
         # All results are whole: from here on it is a matter of renaming, not to be cut short.
         with anyio.CancelScope(shield=True):
-            for outlet in whole:
-                await outlet.sink.commit()
-        for outlet in self.outlets:
-            if outlet.error is not None:
-                raise outlet.error
+            for outlet in self.outlets:
+                if outlet.error is None:
+                    await self._complete(outlet, outlet.sink.commit)
+        errors = (self._source_error, *(outlet.error for outlet in self.outlets))
+        for error in errors:
+            if error is not None:
+                raise error
 
-    async def _load(self) -> None:
-        model = self._model
-        if model is None:
-            return
-        if not model.loaded:
-            await model.segmenter.open()
-            model.loaded = True
-        if self._limiter is not None and model is self._model:
-            self._limiter.model_ready(model.segmenter.workers)
+    async def _complete(self, outlet: Outlet, step: Callable[[], Awaitable[None]]) -> None:
+        """Take a step to completion; where one live sink fails the others complete theirs."""
+        try:
+            await step()
+        except StreamsegError as exc:
+            if not self.limit.live:
+                raise
+            outlet.error = exc
 
     async def _read(self, limiter: FlowLimiter) -> None:
         try:
             with anyio.CancelScope() as self._reading:
                 while not self._stopped:
                     await limiter.place()
-                    with self._timers["read"].measure():
+                    with self._records.timers["read"].measure():
                         frame = await self.source.receive()
-                    self.frames_in += 1
                     if self.paused:
-                        limiter.leave_out("paused")
-                        self._repeat(frame)
+                        self._hold(limiter, frame)
                     else:
+                        self._held = False
                         limiter.arrived(frame)
                     self._forward_packets()
         except anyio.EndOfStream:
             self._forward_packets()
+        except StreamsegError as exc:
+            if not self.limit.live:
+                raise
+            # What a live stream had until then is shown and kept: nobody can play it again.
+            self._source_error = exc
+            self._forward_packets()
         if self._stopped:
             limiter.abandon("stopped")
         limiter.ended()
+        if self.limit.live:
+            # Nothing else ends the wait for a model that hangs, now that no frames come.
+            assert self._segmenting is not None
+            self._segmenting.start_soon(self._wait_no_longer, limiter)
+
+    @staticmethod
+    async def _wait_no_longer(limiter: FlowLimiter) -> None:
+        await anyio.sleep(limiter.patience_s)
+        limiter.abandon("model stalled")
 
     def _forward_packets(self) -> None:
         packets = self.source.take_packets()
@@ -376,27 +378,8 @@ class Pipeline:
                 outlet.put_packets(packets)
 
     def _start(self, ticket: Ticket) -> None:
-        assert self._models is not None
-        self._models.start_soon(self._segment, ticket)
-
-    async def _segment(self, ticket: Ticket) -> None:
-        limiter, model = self._limiter, self._model
-        assert limiter is not None
-        assert model is not None
-        try:
-            with self._timers["segment"].measure(), model.working():
-                segmentation = await model.segmenter.segment(ticket.frame)
-        except (StreamsegError, anyio.ClosedResourceError) as exc:
-            if self.limit.live and not model.failing:
-                _log.warning("frame %d was not segmented: %s", ticket.frame.index, exc)
-            model.failing = True
-            limiter.failed(ticket, exc)
-        else:
-            if model.failing:
-                _log.warning("frame %d was segmented again", ticket.frame.index)
-            model.failing = False
-            self._timers["model"].add(segmentation.model_ms)
-            limiter.answered(ticket, segmentation)
+        assert self._segmenting is not None
+        self._segmenting.start_soon(self._models.segment, ticket)
 
     async def _shape(self, limiter: FlowLimiter) -> None:
         while True:
@@ -406,26 +389,37 @@ class Pipeline:
                 return
             frame, segmentation = ticket.frame, ticket.segmentation
             if not self._shaper.idle:
-                with self._timers["effect"].measure():
+                with self._records.timers["effect"].measure():
                     frame, segmentation = await anyio.to_thread.run_sync(self._shaper.apply, ticket)
-                if segmentation is None and ticket.segmentation is not None:
-                    limiter.counts.reused -= 1
-                    limiter.counts.hidden += 1
-            self._show(Picture(frame, segmentation, ticket))
+                lost = segmentation is None and ticket.segmentation is not None
+                if lost and not limiter.unmask(ticket):
+                    continue
+            self._show(Picture(frame, segmentation, ticket), self._shaper.shown)
             if self.limit.live:
                 self._delivered(ticket)
 
-    def _show(self, picture: Picture) -> None:
+    def _show(self, picture: Picture, effect: Effect | None) -> None:
         if self._latest is None:
             self._shown.set()
-        self._latest = picture
+        self._latest, self._latest_effect = picture, effect
         for outlet in self.outlets:
             outlet.put(picture)
 
-    def _repeat(self, frame: Frame) -> None:
+    def _hold(self, limiter: FlowLimiter, frame: Frame) -> None:
         """Show the last picture again at this frame's time: the output has no gap."""
+        if not self._held:
+            self._held = True
+            if self.limit.live:
+                limiter.abandon("paused")
         latest = self._latest
-        if latest is None:
+        if latest is not None and self._latest_effect is not self._shaper.effect:
+            # What another effect is to hide must not stay to be seen.
+            limiter.arrived(frame)
+            return
+        limiter.leave_out("paused")
+        # Not before what is under way: time stamps never go back.
+        behind = not self.limit.live and any(map(len, self.outlets))
+        if latest is None or limiter.in_flight or behind:
             return
         again = Picture(
             frame.with_video(self._references.of(latest.frame.video)), latest.segmentation
@@ -440,126 +434,51 @@ class Pipeline:
         ticket.handed_on += 1
         if self.limit.live:
             if ticket.handed_on == 1:
-                self._measure_total(ticket)
+                self._records.shown(ticket)
         elif ticket.handed_on == len(self.outlets):
-            self._measure_total(ticket)
+            self._records.shown(ticket)
             self._delivered(ticket)
 
-    def _on_failed(self) -> None:
+    def _on_failed(self, failed: Outlet) -> None:
         if all(outlet.error is not None for outlet in self.outlets):
-            self.stop()
-
-    def _measure_total(self, ticket: Ticket) -> None:
-        now = anyio.current_time()
-        self._timers["total"].add((now - ticket.frame.captured_s) * 1e3)
-        if self._first_frame_s is None:
-            self._first_frame_s = now - self._started_s
+            self.stop()  # the error is the run's
+        else:
+            _log.error("output failed, the others go on: %s", failed.error)
 
     def _delivered(self, ticket: Ticket) -> None:
         assert self._limiter is not None
         self._limiter.done(ticket)
-        self.frames_out += 1
+        self._records.frames_out += 1
         if self._on_progress is not None:
             self._on_progress(self)
 
     # -- statistics --------------------------------------------------------------------------
 
+    @property
+    def frames_out(self) -> int:
+        """Frames that were handed to the sinks so far."""
+        return self._records.frames_out
+
+    @property
+    def settings(self) -> dict[str, str]:
+        """What is in use, for statistics: names of model and effect, set by whoever knows them."""
+        return self._records.settings
+
+    @settings.setter
+    def settings(self, settings: dict[str, str]) -> None:
+        self._records.settings = settings
+
     def window(self, seconds: float) -> dict[str, StageTimes]:
         """Return the times of each stage in the last seconds, see ``StageTimer.window``."""
-        return {stage: timer.window(seconds) for stage, timer in self._timers.items()}
+        return self._records.window(seconds)
 
     def statistics(self) -> PipelineStatistics:
         """Return the counters of this moment; never waits."""
-        captured = self.source.statistics()
-        counts, queues = FlowCounts(), {}
-        if self._limiter is not None:
-            counts = self._limiter.counts
-            queues = self._limiter.depths
-        dropped = Counter(captured.dropped)
-        dropped.update(counts.dropped)
-        names = self._sink_names()
-        sinks = {}
-        for sink in self.sinks:
-            sinks[names[sink]] = sink.statistics()
-        for outlet in self.outlets:
-            name = names[outlet.sink]
-            queues[name] = len(outlet)
-            both = Counter(sinks[name].dropped) + outlet.dropped
-            sinks[name] = replace(sinks[name], dropped=dict(both))
-        ended = self._ended_s
-        if ended is None:
-            ended = anyio.current_time() if self._started_s else 0.0
-        parts: tuple[Source | Sink, ...] = (self.source, *self.sinks)
-        restarts = self.segmenter.restarts if self.segmenter is not None else 0
-        return PipelineStatistics(
-            frames_in=captured.captured,
-            frames_out=self.frames_out,
-            dropped=dict(dropped),
-            hidden=counts.hidden,
-            reused=counts.reused,
-            elapsed_s=ended - self._started_s if self._started_s else 0.0,
-            first_frame_s=self._first_frame_s,
-            stages={stage: timer.times() for stage, timer in self._timers.items()},
-            recent=self.window(RECENT_S) if self.limit.live else {},
-            loop_lag=self._lag.times(),
-            queues=queues,
-            reconnects=captured.reconnects,
-            sinks=sinks,
-            sink_bytes={
-                name: sink.bytes_written for name, sink in sinks.items() if sink.bytes_written
-            },
-            settings=self.settings,
-            worker_restarts=restarts + self._retired_restarts,
-            notices=tuple(notice for part in parts for notice in part.notices),
+        return self._records.statistics(
+            self.source,
+            self._limiter,
+            self.sinks,
+            self.outlets,
+            restarts=self._models.restarts,
+            recent=self.limit.live,
         )
-
-    def _sink_names(self) -> dict[Sink, str]:
-        """Return a name for each sink, different ones for two of a kind."""
-        names: dict[Sink, str] = {}
-        for sink in self.sinks:
-            name = sink.name or type(sink).__name__
-            alike = sum(other.partition(" #")[0] == name for other in names.values())
-            names[sink] = f"{name} #{alike + 1}" if alike else name
-        return names
-
-
-class _Model:
-    """A segmenter in use, and how many frames it has right now."""
-
-    def __init__(self, segmenter: Segmenter) -> None:
-        self.segmenter = segmenter
-        self.loaded = False
-        self.failing = False
-        self._working = 0
-        self._idle = anyio.Event()
-
-    @contextmanager
-    def working(self) -> Iterator[None]:
-        """Count a frame for as long as the block takes."""
-        self._working += 1
-        try:
-            yield
-        finally:
-            self._working -= 1
-            if not self._working:
-                self._idle.set()
-                self._idle = anyio.Event()
-
-    async def idle(self) -> None:
-        """Wait until it has no frame."""
-        if self._working:
-            await self._idle.wait()
-
-
-def _reraise(group: BaseExceptionGroup[BaseException]) -> NoReturn:
-    """Raise what a task group failed of: an expected error if there is one, else the first."""
-    leaves = _leaves(group)
-    leaf = next((leaf for leaf in leaves if isinstance(leaf, StreamsegError)), leaves[0])
-    raise leaf from leaf.__cause__
-
-
-def _leaves(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:
-    found: list[BaseException] = []
-    for exc in group.exceptions:
-        found.extend(_leaves(exc) if isinstance(exc, BaseExceptionGroup) else [exc])
-    return found

@@ -38,7 +38,8 @@ class Shaper:
         self._motion = motion
         self._effect = effect
         self._wanted = effect
-        self._filtered: Segmentation | None = None
+        # The model's answer that went through the filters last, and what they made of it.
+        self._filtered: tuple[Segmentation, Segmentation] | None = None
 
     @property
     def effect(self) -> Effect | None:
@@ -50,10 +51,15 @@ class Shaper:
         self._wanted = effect
 
     @property
+    def shown(self) -> Effect | None:
+        """The effect of the last frame."""
+        return self._effect
+
+    @property
     def idle(self) -> bool:
         """Whether there is nothing to do, so that no thread is needed."""
         nothing = self._effect is None and self._wanted is None
-        return nothing and not self.mask_filters
+        return nothing and not self.mask_filters and self._motion is None
 
     def apply(self, ticket: Ticket) -> tuple[Frame, Segmentation | None]:
         """Return the picture and its masks.
@@ -61,9 +67,10 @@ class Shaper:
         Raises:
             EffectError: If the frame cannot be processed.
         """
-        if self._effect is not self._wanted:
+        effect = self._wanted
+        if effect is not self._effect:
             self.close()
-        effect = self._effect = self._wanted
+            self._effect = effect
         frame = ticket.frame
         segmentation = self._masks_of(ticket)
         if effect is None or ticket.raw:
@@ -80,12 +87,13 @@ class Shaper:
         if segmentation is None or made_for is None:
             return None
         filters = self.mask_filters
-        if self._filtered is None or self._filtered.index != segmentation.index:
+        if self._filtered is None or self._filtered[0] is not segmentation:
+            answer = segmentation
             for mask_filter in filters:
                 if not mask_filter.each_frame:
                     segmentation = mask_filter.apply(made_for, segmentation)
-            self._filtered = segmentation
-        segmentation = self._filtered
+            self._filtered = (answer, segmentation)
+        segmentation = self._filtered[1]
         if self._motion is not None:
             moved = self._motion.apply(made_for, ticket.frame, segmentation)
             if moved is None:  # of another scene, so that all of this one is hidden

@@ -157,7 +157,7 @@ class WorkerPool(Resource):
         return self._first is not None and self._first.done()
 
     def want(self, labels: WantedLabels) -> None:
-        """Choose other labels; before ``open``."""
+        """Choose other labels; before the model is loaded."""
         self._wanted = labels
 
     async def open(self) -> LoadedModel:
@@ -166,6 +166,7 @@ class WorkerPool(Resource):
         Raises:
             ModelError: If the model cannot be used, or loading it ends the process.
             WorkerError: If no process can be started, or loading takes too long.
+            anyio.ClosedResourceError: If it is closed, or is being closed meanwhile.
         """
         process, self._loaded = await self._first_process()
         try:
@@ -402,16 +403,21 @@ class WorkerPool(Resource):
     # -- starting ---------------------------------------------------------------------------
 
     async def _first_process(self) -> tuple[ModelProcess, LoadedModel]:
+        if self._closed:
+            raise anyio.ClosedResourceError
         self.prepare()
-        assert self._first is not None
+        first = self._first
+        assert first is not None
         try:
             # Not awaited itself: anyio cancels again and again, and would cut short how it ends.
-            await asyncio.wait([self._first])
+            await asyncio.wait([first])
         except BaseException:
             await self._abandon_first()
             raise
-        task, self._first = self._first, None
-        return task.result()
+        if self._closed:  # in the meantime; whoever closed it has ended the process
+            raise anyio.ClosedResourceError
+        self._first = None
+        return first.result()
 
     async def _abandon_first(self) -> None:
         task, self._first = self._first, None

@@ -7,9 +7,9 @@ or by a changed configuration. Nothing of that stops the output.
 
 from __future__ import annotations
 
+import asyncio
 import datetime
 import logging
-from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -21,20 +21,19 @@ from streamseg.effects.registry import create_effect
 from streamseg.errors import ConfigError, StreamsegError
 from streamseg.flow import FlowLimit
 from streamseg.masks.motion import MotionCompensation
-from streamseg.models.card import people_labels
 from streamseg.monitoring.prometheus import MetricsServer
 from streamseg.monitoring.text import overlay_text
 from streamseg.monitoring.writer import StatisticsWriter
 from streamseg.pipeline import Pipeline
 from streamseg.runtime.segmenter import ModelSegmenter
-from streamseg.session.parts import NO_EFFECT, mask_filters, segmenter_for, wanted_by
-from streamseg.session.places import make_sink, make_source
+from streamseg.session.parts import NO_EFFECT, mask_filters, segmenter_for
+from streamseg.session.places import check_targets, make_sink, make_source
+from streamseg.session.turns import Look, labels_for, mask_look, next_look
 from streamseg.sinks.file import FileSink
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
     from types import TracebackType
-
-    from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
     from streamseg.abc import Sink, Source
     from streamseg.commands import Command
@@ -46,10 +45,6 @@ __all__ = ["LiveSession"]
 
 _log = logging.getLogger(__name__)
 
-# What the key "e" goes through. A room that is hidden is not shown for want of a finger's care:
-# from an effect that hides it, only others that do come next.
-_HIDING = ("blur", "replace", "pixelate")
-_SHOWING = ("none", "tint", "grayscale")
 _ASKED_FOR = 16  # keys pressed faster than they can be obeyed; more are ignored
 
 
@@ -83,7 +78,9 @@ class LiveSession:
         on_progress: Callable[[Pipeline], None] | None = None,
     ) -> None:
         self.config = config
-        self.effect_name = config.effect.name
+        self._look = Look(config.effect.name, config.effect.options)
+        self._before_mask: Look | None = None  # while the mask is looked at
+        self._alpha = config.effect.name == "cutout"  # the sinks can take it
         self._reread = reread
         self._source = source
         self._sinks = sinks
@@ -91,9 +88,15 @@ class LiveSession:
         self._on_progress = on_progress
         self._stack = AsyncExitStack()
         self._pipeline: Pipeline | None = None
-        self._asked: MemoryObjectSendStream[str] | None = None
+        # Keys may be pressed as soon as a window is there, before anything runs.
+        self._asked: asyncio.Queue[str] = asyncio.Queue(_ASKED_FOR)
         self._changing = anyio.Lock()
         self._effect: VideoEffect | None = None
+
+    @property
+    def effect_name(self) -> str:
+        """The effect in use."""
+        return self._look.name
 
     @property
     def pipeline(self) -> Pipeline:
@@ -107,9 +110,9 @@ class LiveSession:
         pipeline = await anyio.to_thread.run_sync(self._make_pipeline)
         if isinstance(pipeline.segmenter, ModelSegmenter):
             pipeline.segmenter.pool.prepare()  # loads while the source opens
+        self._pipeline = pipeline
         try:
             await self._stack.enter_async_context(pipeline)
-            self._pipeline = pipeline
             self._tell_settings()
             telemetry = self.config.telemetry
             if telemetry.metrics is not None:
@@ -142,13 +145,12 @@ class LiveSession:
             StreamsegError: If a part fails for good.
         """
         pipeline = self.pipeline
-        error: StreamsegError | None = None
-        self._asked, to_do = anyio.create_memory_object_stream[str](_ASKED_FOR)
-        async with anyio.create_task_group() as group, self._asked:
-            group.start_soon(self._obey, to_do)
+        error: Exception | None = None
+        async with anyio.create_task_group() as group:
+            group.start_soon(self._obey)
             try:
                 await pipeline.run()
-            except StreamsegError as exc:  # the group would wrap it
+            except Exception as exc:  # the group would wrap it
                 error = exc
             group.cancel_scope.cancel()
         if error is not None:
@@ -162,11 +164,9 @@ class LiveSession:
         if command == "quit":
             self.stop()
             return
-        if self._asked is None:
-            raise anyio.ClosedResourceError
         try:
-            self._asked.send_nowait(command)
-        except (anyio.WouldBlock, anyio.ClosedResourceError, anyio.BrokenResourceError):
+            self._asked.put_nowait(command)
+        except asyncio.QueueFull:
             _log.warning("%s was ignored: too much is asked for at once", command)
 
     def stop(self) -> None:
@@ -186,19 +186,11 @@ class LiveSession:
             ConfigError: If there is no such effect or option, or another one cannot replace the
                 present one in mid-stream; the present one stays.
         """
+        look = Look(name, dict(options or {}))
         async with self._changing:
-            if name == "cutout" and self.effect_name != "cutout":
-                raise ConfigError(
-                    "effect 'cutout' has alpha, which a running output cannot take on: "
-                    "start with it instead"
-                )
-            effect = await anyio.to_thread.run_sync(create_effect, name, dict(options or {}))
-            await self._ensure_labels(effect, name)
-            self._effect = effect
-            self.pipeline.effect = None if name == NO_EFFECT else effect
-            self.effect_name = name
-            self._tell_settings()
-            _log.info("effect is %s", name)
+            effect = await self._make_effect(look)
+            await self._ensure_labels(effect, look)
+            self._use(effect, look)
 
     async def set_model(self, name: str) -> None:
         """Change the model; the present one works until the new one is loaded.
@@ -207,14 +199,11 @@ class LiveSession:
             ModelError: If it cannot be used; the present one stays.
         """
         async with self._changing:
-            config = self.config.model_copy(
-                update={"model": self.config.model.model_copy(update={"name": name})}
-            )
-            segmenter = segmenter_for(config, _labels_for(self._effect), attempts=1)
-            await self.pipeline.use_segmenter(segmenter)
+            model = self.config.model.model_copy(update={"name": name})
+            config = self.config.model_copy(update={"model": model})
+            await self._load(config, self._effect)
             self.config = config
             self._tell_settings()
-            _log.info("model is %s", name)
 
     async def snapshot(self) -> Path:
         """Keep the picture that was shown last as a PNG, and return its path.
@@ -246,29 +235,52 @@ class LiveSession:
         if self._reread is None:
             raise ConfigError("there is no configuration file to read again: start with --config")
         new = await anyio.to_thread.run_sync(self._reread)
-        await anyio.to_thread.run_sync(create_effect, new.effect.name, new.effect.options)
-        old = self.config
-        for table in ("source", "sink", "flow", "telemetry"):
-            if getattr(new, table) != getattr(old, table):
-                _log.warning("[%s] has changed: it takes effect at the next start", table)
-        if new.model != old.model:
-            self.config = old.model_copy(update={"model": new.model})
-            try:
-                await self.set_model(new.model.name)
-            except BaseException:
-                self.config = old
-                raise
-        if new.mask != old.mask:
-            self.pipeline.mask_filters = tuple(mask_filters(new.mask))
-        if new.effect != old.effect:
-            await self.set_effect(new.effect.name, new.effect.options)
-        self.config = self.config.model_copy(update={"mask": new.mask, "effect": new.effect})
-        _log.info("configuration read again")
+        async with self._changing:
+            await self._apply(new)
 
     # -- inside ------------------------------------------------------------------------------
 
+    async def _apply(self, new: LiveConfig) -> None:
+        old = self.config
+        look = Look(new.effect.name, new.effect.options)
+        effect = await self._make_effect(look)
+        filters = mask_filters(new.mask)
+        next_effect = effect if new.effect != old.effect else self._effect
+        if new.model != old.model:
+            await self._load(new, next_effect)
+        elif next_effect is effect:
+            await self._ensure_labels(effect, look)
+        # From here on nothing can fail: all of it changes, or nothing does.
+        if new.mask != old.mask:
+            self.pipeline.mask_filters = tuple(filters)
+        if next_effect is effect:
+            self._use(effect, look)
+        self.config = old.model_copy(
+            update={"model": new.model, "mask": new.mask, "effect": new.effect}
+        )
+        self._tell_settings()
+        for table in ("source", "sink", "flow", "telemetry"):
+            if getattr(new, table) != getattr(old, table):
+                _log.warning("[%s] has changed: it takes effect at the next start", table)
+        _log.info("configuration read again")
+
+    async def _make_effect(self, look: Look) -> VideoEffect:
+        if look.name == "cutout" and not self._alpha:
+            raise ConfigError(
+                "effect 'cutout' has alpha, which a running output cannot take on: "
+                "start with it instead"
+            )
+        return await anyio.to_thread.run_sync(create_effect, look.name, look.options)
+
+    def _use(self, effect: VideoEffect, look: Look) -> None:
+        self._effect, self._look, self._before_mask = effect, look, None
+        self.pipeline.effect = None if look.name == NO_EFFECT else effect
+        self._tell_settings()
+        _log.info("effect is %s", look.name)
+
     def _make_pipeline(self) -> Pipeline:
         config = self.config
+        check_targets(config)
         effect = self._effect = create_effect(config.effect.name, config.effect.options)
         source = self._source or make_source(config.source)
         background = config.effect.options.get("background")
@@ -283,9 +295,8 @@ class LiveSession:
         ]
         segmenter: ModelSegmenter | None = None
         if config.effect.name != NO_EFFECT:
-            segmenter = segmenter_for(config, _labels_for(effect), attempts=1)
+            segmenter = _segmenter(config, effect)
         flow = config.flow
-        reuse = flow.when_busy == "reuse"
         return Pipeline(
             source,
             segmenter=segmenter,
@@ -297,73 +308,73 @@ class LiveSession:
                 max_mask_age_s=flow.max_mask_age_s,
                 on_missing_mask=flow.on_missing_mask,
             ),
-            motion=MotionCompensation() if reuse and flow.motion else None,
+            # Without motion, too, a mask from before a scene cut must not be used.
+            motion=MotionCompensation(follow=flow.motion) if flow.when_busy == "reuse" else None,
             on_progress=self._on_progress,
         )
 
     def _tell_settings(self) -> None:
         self.pipeline.settings = {"model": self.config.model.name, "effect": self.effect_name}
 
-    async def _obey(self, to_do: MemoryObjectReceiveStream[str]) -> None:
-        async with to_do:
-            async for command in to_do:
-                try:
-                    await self._carry_out(command)
-                except StreamsegError as exc:
-                    _log.error("%s: %s", command, exc)
+    async def _obey(self) -> None:
+        while True:
+            command = await self._asked.get()
+            try:
+                await self._carry_out(command)
+            except StreamsegError as exc:
+                _log.error("%s: %s", command, exc)
+            except Exception as exc:  # a key must not end what runs
+                _log.error("%s: %s: %s", command, type(exc).__name__, exc)
+                _log.debug("it failed here:", exc_info=exc)
 
     async def _carry_out(self, command: str) -> None:
         if command == "pause":
             self.pause(not self.pipeline.paused)
         elif command == "next-effect":
-            await self._next_effect()
+            await self.set_effect(*next_look(self._before_mask or self._look, self.config.effect))
         elif command == "show-mask":
-            if self.effect_name == "mask":
-                await self.set_effect(self.config.effect.name, self.config.effect.options)
-            else:
-                await self.set_effect("mask")
+            await self._show_mask()
+        elif command == "snapshot" and not self.pipeline.frames_out:
+            _log.warning("there is no picture to keep yet")
         elif command == "snapshot":
             await self.snapshot()
         elif command == "reload":
             await self.reload()
 
-    async def _next_effect(self) -> None:
-        configured = self.config.effect.name
-        ring = list(_HIDING if configured not in (*_SHOWING, "mask") else (*_SHOWING, *_HIDING))
-        if configured not in ring:
-            ring.insert(0, configured)
-        here = ring.index(self.effect_name) if self.effect_name in ring else -1
-        name = ring[(here + 1) % len(ring)]
-        await self.set_effect(name, self.config.effect.options if name == configured else {})
+    async def _show_mask(self) -> None:
+        if self._before_mask is not None:
+            await self.set_effect(*self._before_mask)
+        elif self.effect_name != "mask":
+            before = self._look
+            await self.set_effect(*mask_look(before))
+            self._before_mask = before
 
-    async def _ensure_labels(self, effect: VideoEffect, name: str) -> None:
+    async def _ensure_labels(self, effect: VideoEffect, look: Look) -> None:
         """Load the model anew if the effect needs masks that it does not return now."""
-        if name == NO_EFFECT:
+        if look.name == NO_EFFECT:
             return
         segmenter: Any = self.pipeline.segmenter
         if segmenter is not None:
-            if not segmenter.labels:  # still loading, for another effect
+            pool = segmenter.pool
+            if not pool.labels:  # it still loads
+                pool.want(labels_for(self._effect, effect, strict=False))
                 return
-            wanted = set(_labels_for(effect)(segmenter.pool.labels))
-            if wanted <= set(segmenter.labels):
+            returned = {pool.labels[index] for index in pool.layout.mask_classes}
+            if set(labels_for(effect)(pool.labels)) <= returned:
                 return
-        await self.pipeline.use_segmenter(
-            segmenter_for(self.config, _labels_for(effect), attempts=1)
-        )
+        await self._load(self.config, self._effect, effect)
+
+    async def _load(self, config: LiveConfig, *effects: VideoEffect | None) -> None:
+        """Change the model to the one configured, with the masks that these effects need."""
+        segmenter = await anyio.to_thread.run_sync(_segmenter, config, *effects)
+        await self.pipeline.use_segmenter(segmenter)
+        _log.info("model is %s", config.model.name)
 
     def _overlay(self) -> str:
         return overlay_text(self.pipeline.statistics())
 
 
-def _labels_for(effect: VideoEffect | None) -> Callable[[tuple[str, ...]], tuple[str, ...]]:
-    """Return which labels a live model returns: the effect's, and those of people.
-
-    With these every effect that is about people can follow without loading the model again.
-    """
-
-    def choose(labels: tuple[str, ...]) -> tuple[str, ...]:
-        wanted = () if effect is None else tuple(wanted_by(effect)(labels))
-        people = tuple(people_labels(labels) or labels)
-        return tuple(dict.fromkeys((*wanted, *people)))
-
-    return choose
+def _segmenter(config: LiveConfig, *effects: VideoEffect | None) -> ModelSegmenter:
+    # What waits for its own mask may wait for another process, too; a live picture is too old then.
+    attempts = 3 if config.flow.when_busy == "wait" else 1
+    return segmenter_for(config, labels_for(*effects), attempts=attempts)

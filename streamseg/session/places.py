@@ -11,22 +11,26 @@ Each kind is imported when it is asked for: a preview does not load what a recor
 
 from __future__ import annotations
 
+import difflib
+import os
 import re
 from typing import TYPE_CHECKING
 
 from streamseg.errors import ConfigError
+from streamseg.redact import redact
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from streamseg.abc import Sink, Source
     from streamseg.commands import Command
-    from streamseg.config import LiveSourceConfig, SinkConfig
+    from streamseg.config import LiveConfig, LiveSourceConfig, SinkConfig
 
-__all__ = ["make_sink", "make_source"]
+__all__ = ["check_targets", "make_sink", "make_source"]
 
 _TEST = re.compile(r"(?:(?P<width>\d+)x(?P<height>\d+))?(?:@(?P<fps>\d+(?:\.\d+)?))?")
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
+_NAMED_SINKS = ("display", "virtual-camera", "null")
 _DEVICE = re.compile(r"/dev/video\d+")
 
 
@@ -60,6 +64,34 @@ def make_source(config: LiveSourceConfig) -> Source:
     from streamseg.sources.paced import PacedSource
 
     return PacedSource(uri, loop=config.loop)
+
+
+def check_targets(config: LiveConfig) -> None:
+    """Refuse to write two things to one place, or statistics over what is read.
+
+    Raises:
+        ConfigError: If that is what the configuration says.
+    """
+    places: dict[str, str] = {}
+    for sink in config.sink:
+        if sink.uri in ("null", "display"):  # as many as one likes
+            continue
+        kind = sink.uri.partition(":")[0]
+        is_file = kind != "virtual-camera" and not _URL.match(sink.uri)
+        place = os.path.realpath(sink.uri) if is_file else f"{sink.uri} {sink.device}"
+        if place in places:
+            shown = redact(sink.uri)
+            raise ConfigError(f"two sinks write to {shown}: leave one out, or change its name")
+        places[place] = "a sink's file"
+    read = {
+        config.source.uri: "the source",
+        config.model.name: "the model",
+        str(config.effect.options.get("background")): "the background",
+    }
+    places |= {os.path.realpath(path): what for path, what in read.items()}
+    stats = config.telemetry.stats
+    if stats not in (None, "-") and (what := places.get(os.path.realpath(str(stats)))):
+        raise ConfigError(f"telemetry.stats is {stats!r}, which is {what}: choose another name")
 
 
 def make_sink(
@@ -109,6 +141,8 @@ def make_sink(
             audio=config.audio,
             options=config.options,
         )
+    if "." not in uri and (near := difflib.get_close_matches(uri, _NAMED_SINKS, n=1)):
+        raise ConfigError(f"there is no sink {uri!r}: did you mean {near[0]!r}?")
     from streamseg.sinks.recording import RecordingSink
 
     return RecordingSink(

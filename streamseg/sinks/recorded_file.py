@@ -262,9 +262,12 @@ class RecordedFile:
         self._let_go()
 
     def _mux(self, packet: Packet[Any]) -> None:
-        # One packet is held back, because the last one ends the track.
+        # One packet is held back, because the last one ends the track. And where sound ends a
+        # fragment, the MP4 muxer has the next one begin when its last picture's duration is over.
         held, self._held = self._held, packet
         if held is not None:
+            if self._container.is_mp4 and held.dts is not None and packet.dts is not None:
+                held.duration = packet.dts - held.dts
             self._mux_now(held)
 
     def _mux_now(self, packet: Packet[Any]) -> None:

@@ -12,6 +12,7 @@ from av.subtitles.subtitle import SubtitleSet
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from av.audio.codeccontext import AudioCodecContext
     from av.audio.stream import AudioStream
     from av.container import OutputContainer
     from av.filter.context import FilterContext
@@ -22,6 +23,17 @@ if TYPE_CHECKING:
 __all__ = ["AudioTranscoder", "SubtitleConverter"]
 
 _BITS_A_CHANNEL = 96_000  # a second: transparent for AAC and Opus with most material
+# PCM says how many channels it has and often not which; these are FFmpeg's own defaults.
+_USUAL_LAYOUTS = {
+    1: "mono",
+    2: "stereo",
+    3: "2.1",
+    4: "4.0",
+    5: "5.0",
+    6: "5.1",
+    7: "6.1",
+    8: "7.1",
+}
 
 
 class AudioTranscoder:
@@ -34,6 +46,9 @@ class AudioTranscoder:
         output: Where the new stream is added, before its header is written.
         template: The source's stream, a copy that belongs to us.
         encoder: FFmpeg's name of the encoder.
+
+    Raises:
+        av.error.FFmpegError: If the encoder refuses; nothing was added then.
     """
 
     def __init__(self, output: OutputContainer, template: AudioStream, encoder: str) -> None:
@@ -45,15 +60,26 @@ class AudioTranscoder:
         if codec.audio_rates and rate not in codec.audio_rates:
             higher = [offered for offered in codec.audio_rates if offered >= rate]
             rate = min(higher) if higher else max(codec.audio_rates)
+        # First apart from the container: a stream cannot be taken out of that again.
+        trial = cast("AudioCodecContext", av.CodecContext.create(encoder, "w"))
+        trial.format = codec.audio_formats[0] if codec.audio_formats else self.decoder.format
+        trial.sample_rate = rate
+        self._open(trial)
         self.stream = cast("AudioStream", output.add_stream(encoder, rate=rate))
-        context = self.stream.codec_context
-        context.layout = self.decoder.layout.name
-        if codec.name in {"aac", "libopus", "libmp3lame", "ac3"}:
-            context.bit_rate = _BITS_A_CHANNEL * self.decoder.layout.nb_channels
-        context.open()
+        self._open(self.stream.codec_context)
         self.damaged = 0
         self._graph: tuple[FilterContext, FilterContext] | None = None
         self._next_pts: int | None = None
+
+    def _open(self, context: AudioCodecContext) -> None:
+        layout = self.decoder.layout
+        specified = not layout.name.endswith(" channels")
+        context.layout = (
+            layout.name if specified else _USUAL_LAYOUTS.get(layout.nb_channels, layout.name)
+        )
+        if context.codec.name in {"aac", "libopus", "libmp3lame", "ac3"}:
+            context.bit_rate = _BITS_A_CHANNEL * layout.nb_channels
+        context.open()
 
     def encode(self, packet: Packet[Any] | None) -> Iterator[Packet[Any]]:
         """Yield new packets, in the stream's own time base, for one packet; None flushes.

@@ -37,6 +37,10 @@ _WITHOUT_TIME = frozenset(
     {"mpjpeg", "mjpeg", "h264", "hevc", "vvc", "m4v", "mpegvideo", "obu", "image2pipe", "jpeg_pipe"}
 )
 _IN_PIECES = frozenset({"hls", "dash"})
+# Whoever sends a file by RTMP states the file's length, and begins at 0 each time that he comes.
+_STATES_LENGTH_OF_OTHERS = frozenset({"rtmp", "rtmps"})
+# A stream that ended so close to its stated length was played to its end.
+_END_S = 1.0
 # Reads in a row that may fail because of damaged data before the connection counts as broken.
 _MAX_DAMAGED = 50
 # Packets before the first key frame, which no picture can be made of. There are streams without
@@ -93,6 +97,7 @@ class StreamGrabber(Grabber):
         self._paced = False
         self._length_s = 0.0
         self._finite = False
+        self._reached = Fraction(0)
         self._packets: deque[Any] = deque()  # bounded by `take_packets` after every picture
         self._pictures: deque[av.VideoFrame] = deque()
         self._source: Iterator[Any] = iter(())
@@ -199,7 +204,7 @@ class StreamGrabber(Grabber):
     def _begin(self, container: InputContainer) -> None:
         progress, pieces = self._progress, container.format.name in _IN_PIECES
         self._length_s = max(0, container.duration or 0) / av.time_base
-        self._finite = self._length_s > 0
+        self._finite = self._length_s > 0 and self._scheme not in _STATES_LENGTH_OF_OTHERS
         self._paced = pieces or self._scheme == "pipe"
         self._paced |= self._finite and self._scheme in ("http", "https")
         self._paced &= self._has_time
@@ -224,7 +229,7 @@ class StreamGrabber(Grabber):
             time_base=time_base_of(video),
             average_rate=rate_of(video) if self._has_time else None,
             live=True,
-            duration_s=self._length_s or None,
+            duration_s=self._length_s if self._finite else None,
             sample_aspect_ratio=ratio if Fraction(1, 100) < ratio < 100 else Fraction(1),
             colour=Colour.of(context),
             side_streams=tuple(self._sides),
@@ -253,6 +258,7 @@ class StreamGrabber(Grabber):
             moment = video.pts * video.time_base
             if self._skip_to is not None and moment <= self._skip_to:
                 continue
+            self._reached = moment
             if self._finite:
                 self._progress.reached = moment
             if self._paced and not self._pacer.wait(moment):
@@ -308,7 +314,8 @@ class StreamGrabber(Grabber):
         raise SourceReadError(f"{self.name}: {why}") from clean(error)
 
     def _end(self) -> None:
-        if not (self._finite or self._scheme == "pipe"):
+        whole = 0 < self._length_s < self._reached + _END_S
+        if not (self._finite or whole or self._scheme == "pipe"):
             said = redact(self._reader.said) if self._reader is not None else ""
             raise SourceReadError(
                 f"{self.name}: the sender closed the connection" + (f" ({said})" if said else "")

@@ -6,7 +6,6 @@ import asyncio
 import ctypes
 import ctypes.util
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -26,6 +25,7 @@ from streamseg.frames import Frame
 from streamseg.sinks import window
 from streamseg.sinks.display import DisplaySink
 from tests.support.clips import draw_frame, read_frame_number
+from tests.support.programs import needs_program
 from tests.support.source_factories import virtual_screen
 from tests.unit.sinks.helpers import info_of
 
@@ -33,10 +33,7 @@ pytestmark = [
     pytest.mark.integration,
     pytest.mark.anyio,
     pytest.mark.timeout(30),
-    pytest.mark.skipif(
-        not (shutil.which("Xvfb") and shutil.which("xdotool")),
-        reason="Xvfb or xdotool is not installed",
-    ),
+    needs_program("Xvfb", "xdotool"),
 ]
 
 WIDTH, HEIGHT = 640, 360

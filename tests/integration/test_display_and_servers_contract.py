@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import os
-import shutil
 import threading
 import time
 from collections.abc import Iterator
@@ -19,6 +18,7 @@ from streamseg.abc import Sink
 from streamseg.sinks.display import DisplaySink
 from streamseg.sinks.mjpeg import MjpegSink
 from streamseg.sinks.virtual_camera import VirtualCameraSink
+from tests.support.programs import require
 from tests.support.source_factories import virtual_screen
 from tests.unit.sinks.helpers import info_of, make_frame
 
@@ -45,22 +45,16 @@ class Device:
 
 
 @pytest.fixture(scope="module")
-def screen() -> Iterator[str | None]:
-    if shutil.which("Xvfb") is None:
-        yield None
-        return
+def screen() -> Iterator[str]:
+    require("Xvfb")
     with virtual_screen() as display:
         yield display
 
 
 @pytest.fixture(params=["display", "virtual-camera", "mjpeg"])
-def sink(
-    request: pytest.FixtureRequest, screen: str | None, monkeypatch: pytest.MonkeyPatch
-) -> Sink:
+def sink(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Sink:
     if request.param == "display":
-        if screen is None:
-            pytest.skip("Xvfb is not installed")
-        monkeypatch.setenv("DISPLAY", screen)
+        monkeypatch.setenv("DISPLAY", request.getfixturevalue("screen"))
         return DisplaySink()
     if request.param == "virtual-camera":
         monkeypatch.setattr(pyvirtualcam_camera, "BACKENDS", {"fake": Device})

@@ -209,6 +209,7 @@ def onsets(path: Path, length_s: float) -> tuple[list[float], float]:
         ("libopus", "mkv", "mov", "aac"), ("flac", "mkv", "mov", "aac"),
         ("libopus", "mkv", "avi", "mp3"), ("flac", "mkv", "ts", "aac"),
         ("pcm_s16le", "mov", "ts", "aac"), ("libopus", "mkv", "flv", None),
+        ("pcm_s16le", "mkv", "ts", "aac"),
     ],
 )  # fmt: skip
 async def test_converted_audio_is_as_long_and_in_time(
@@ -225,6 +226,24 @@ async def test_converted_audio_is_as_long_and_in_time(
     found, length = onsets(out, 3)
     assert [round(t - float(shift), 2) for t in found] == pytest.approx([0, 1, 2], abs=0.04)
     assert length - float(shift) == pytest.approx(3, abs=0.06)
+
+
+async def test_sound_that_no_encoder_takes_is_left_out_and_not_the_picture(tmp_path: Path) -> None:
+    sixteen = tmp_path / "sixteen.mkv"
+    with av.open(str(sixteen), "w") as container:
+        picture = container.add_stream("libx264", rate=25, options={"preset": "ultrafast"})
+        picture.width, picture.height, picture.pix_fmt = 64, 64, "yuv420p"
+        sound = container.add_stream("pcm_s16le", rate=48_000, layout="hexadecagonal")
+        for number in range(5):
+            samples = av.AudioFrame("s16", "hexadecagonal", 1_920)
+            samples.sample_rate, samples.pts = 48_000, number * 1_920
+            container.mux(picture.encode(av.VideoFrame(64, 64, "yuv420p")))
+            container.mux(sound.encode(samples))
+        container.mux(picture.encode(None))
+    out = tmp_path / "out.ts"
+    sink = await convert(sixteen, out)
+    assert len(read(out).codecs) == 1
+    assert any("left out: it cannot be converted" in line for line in sink.notices)
 
 
 async def test_a_gap_in_converted_audio_stays_where_it_was(tmp_path: Path) -> None:

@@ -333,6 +333,13 @@ def test_sighup_reads_the_configuration_again(tmp_path: Path) -> None:
         (["test:", "--sink", "null", "--metrics", "256.0.0.1:1"], "256.0.0.1"),
         (["test:", "--sink", "null", "--config", "none.toml"], "none.toml"),
         (["test:big", "--sink", "null"], "test:WIDTHxHEIGHT"),
+        (["camera:abc", "--sink", "null"], "camera:abc:"),
+        (["test:", "--sink", "displya"], "did you mean 'display'"),
+        (["test:", "--sink", "a.mp4", "--sink", "./a.mp4"], "two sinks write to"),
+        (["test:", "--sink", "a.mp4", "--duration", "0"], "--duration is 0"),
+        (["test:", "--sink", "a.mp4", "--effect", "cutout"], "alpha"),
+        (["test:", "--sink", "a.mp4", "--model", __file__], "unknown model"),
+        (["", "--sink", "null"], "source.uri"),
     ],
 )
 def test_bad_input_is_one_line(tmp_path: Path, arguments: list[str], message: str) -> None:
@@ -352,6 +359,34 @@ def test_bad_input_is_one_line(tmp_path: Path, arguments: list[str], message: st
     assert len(result.stderr.strip().splitlines()) == 1, result.stderr
     assert "Traceback" not in result.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_that_is_no_model_is_told_before_anything_is_recorded(tmp_path: Path) -> None:
+    (tmp_path / "x.pte").write_bytes(b"garbage" * 100)
+    result = subprocess.run(
+        [sys.executable, "-m", "streamseg", "live", "test:", "-s", "a.mp4", "--model", "x.pte"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+    assert result.returncode == 2
+    assert "not an ExecuTorch program" in result.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["x.pte"]
+
+
+@pytest.mark.parametrize("after_s", [0.7, 1.2, 3.0])
+def test_two_signals_end_it_at_once_from_any_state(tmp_path: Path, after_s: float) -> None:
+    command = Command(tmp_path, str(SAMPLE), "--loop", "--sink", "null")
+    time.sleep(after_s)
+    command.process.send_signal(signal.SIGINT)
+    time.sleep(0.02)
+    started = time.monotonic()
+    code, _, err = command.end()
+    assert time.monotonic() - started < 2
+    # The second one may come while Python itself starts or ends.
+    assert code in (0, 130, -signal.SIGINT)
+    assert "Traceback" not in err or code == -signal.SIGINT
 
 
 def test_no_display_is_told_with_what_to_do(tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Iterator
 from fractions import Fraction
@@ -20,6 +19,7 @@ from streamseg.sources.live import LiveSource
 from streamseg.sources.paced import PacedSource
 from streamseg.sources.screen import ScreenSource
 from tests.support.clips import make_clip, read_frame_number
+from tests.support.programs import require
 from tests.support.source_factories import virtual_screen
 
 pytestmark = [pytest.mark.integration, pytest.mark.anyio, pytest.mark.timeout(30)]
@@ -114,8 +114,7 @@ async def test_a_file_that_is_not_there(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def display() -> Iterator[str]:
-    if shutil.which("Xvfb") is None or shutil.which("xsetroot") is None:
-        pytest.skip("Xvfb and xsetroot are not installed")
+    require("Xvfb", "xsetroot")
     with virtual_screen(320, 240) as display:
         yield display
 

@@ -308,6 +308,30 @@ async def test_closing_without_finish_keeps_what_was_recorded(tmp_path: Path, na
     assert listing(tmp_path) == [name]
 
 
+async def test_pictures_after_gaps_keep_their_times_beside_sound(tmp_path: Path) -> None:
+    """Where sound, and not the picture after the gap, is what ends a fragment of the MP4."""
+    choose = random.Random(7)
+    clip = make_clip(tmp_path / "in.mp4", frames=250, audio_tracks=1).path
+    sent: list[Fraction] = []
+    with av.open(str(clip)) as container:
+        async with closing(RecordingSink(tmp_path / "r.mp4")) as sink:
+            await sink.open(info_from(container, "in"))
+            left = 0
+            for event in events(container):
+                if isinstance(event, list):
+                    await sink.send_packets(event)
+                elif left:
+                    left -= 1
+                else:
+                    left = choose.choice([0, 0, 1, 4, 8])
+                    assert event.pts is not None
+                    sent.append(event.pts * event.time_base)
+                    await sink.send(event)
+            await sink.finish()
+            await sink.commit()
+    assert read(tmp_path / "r.mp4").decoded == sent
+
+
 async def test_cancelled_while_sending_keeps_what_was_recorded(tmp_path: Path) -> None:
     frames = [make_frame(number, width=640, height=480) for number in range(50)]
     with anyio.move_on_after(10) as scope:

@@ -16,6 +16,7 @@ import pytest
 
 from streamseg.segmentation import Segmentation
 from streamseg.sinks.threaded import ThreadedSink
+from tests.support.programs import require
 from tests.support.sink_factories import CASES, Case, Held
 from tests.unit.sinks.helpers import closing, info_of, make_frame
 
@@ -47,8 +48,7 @@ def _masks(number: int) -> Segmentation:
 @pytest.fixture(params=CASES, ids=lambda case: case.name)
 def case(request: pytest.FixtureRequest) -> Case:
     chosen: Case = request.param
-    if chosen.missing:
-        pytest.skip(f"not installed: {', '.join(chosen.missing)}")
+    require(*chosen.needs)
     return chosen
 
 

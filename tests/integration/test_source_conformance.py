@@ -14,7 +14,8 @@ import pytest
 
 from streamseg.abc import Source
 from streamseg.frames import Frame
-from tests.support.source_factories import CASES, Case, Media, missing
+from tests.support.programs import require
+from tests.support.source_factories import CASES, Case, Media
 
 pytestmark = [pytest.mark.integration, pytest.mark.anyio, pytest.mark.timeout(30)]
 
@@ -33,8 +34,7 @@ def media(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Media]:
 @pytest.fixture(params=CASES)
 def case(request: pytest.FixtureRequest) -> Case:
     case = CASES[request.param]
-    if lacking := missing(case):
-        pytest.skip(f"{' and '.join(lacking)} is not installed")
+    require(*case.needs)
     return case
 
 

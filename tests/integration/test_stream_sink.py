@@ -26,8 +26,9 @@ from streamseg.frames import Frame
 from streamseg.sinks import connection as connection_module
 from streamseg.sinks.stream import StreamSink
 from tests.support.clips import draw_frame, make_clip, read_frame_number
+from tests.support.programs import needs_program
 from tests.support.servers import free_port
-from tests.support.sink_factories import FFMPEG, Held, TcpReceiver, ffmpeg_listener, wait_for
+from tests.support.sink_factories import Held, TcpReceiver, ffmpeg_listener, wait_for
 from tests.unit.sinks.helpers import closing, events, info_from, info_of, play, read
 
 if TYPE_CHECKING:
@@ -39,7 +40,6 @@ pytestmark = [pytest.mark.anyio, pytest.mark.integration]
 ROOT = Path(__file__).parents[2]
 MS = Fraction(1, 1000)
 INFO = info_of(width=320, height=180, time_base=MS, rate=Fraction(30))
-needs_ffmpeg = pytest.mark.skipif(FFMPEG is None, reason="there is no ffmpeg to receive a stream")
 
 
 def _frame(number: int) -> Frame:
@@ -79,7 +79,7 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
 # --- what arrives -------------------------------------------------------------------------------
 
 
-@needs_ffmpeg
+@needs_program("ffmpeg")
 @pytest.mark.parametrize("scheme", ["rtmp", "rtsp", "tcp", "udp", "http", "srt"])
 async def test_pictures_and_sound_arrive_in_time(tmp_path: Path, clip: Path, scheme: str) -> None:
     port = _free_udp_port() if scheme in {"udp", "srt"} else free_port()
@@ -116,7 +116,7 @@ async def test_pictures_and_sound_arrive_in_time(tmp_path: Path, clip: Path, sch
         assert len(result.payloads[1]) >= len(read(clip).payloads[1]) - 3
 
 
-@needs_ffmpeg
+@needs_program("ffmpeg")
 @pytest.mark.parametrize(
     ("scheme", "name", "codec", "words"),
     [
@@ -207,7 +207,7 @@ async def test_broken_connection_is_made_again_and_losses_are_counted() -> None:
     assert after[0] > before[-1]
 
 
-@needs_ffmpeg
+@needs_program("ffmpeg")
 async def test_killed_rtmp_server_is_found_again(tmp_path: Path) -> None:
     port = free_port()
     number = 0

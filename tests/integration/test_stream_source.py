@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import shutil
 import threading
 import time
 import traceback
@@ -22,12 +21,11 @@ from streamseg.frames import Frame
 from streamseg.sources.reconnect import Reconnect
 from streamseg.sources.stream import StreamSource
 from tests.support.clips import make_clip, read_frame_number
+from tests.support.programs import lack, needs_program
 from tests.support.servers import Peer, Server, chunks_of, free_port, serve_folder
 from tests.support.source_factories import FRAMES, Media, pushed
 
 pytestmark = [pytest.mark.integration, pytest.mark.anyio, pytest.mark.timeout(30)]
-
-needs_ffmpeg = pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="ffmpeg is not installed")
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +50,7 @@ def numbers_of(frames: list[Frame]) -> list[int]:
 # ---- protocols ----
 
 
-@needs_ffmpeg
+@needs_program("ffmpeg")
 @pytest.mark.parametrize(
     ("scheme", "path", "format_name", "options"),
     [
@@ -65,7 +63,7 @@ async def test_a_sender_is_received(
     media: Media, scheme: str, path: str, format_name: str, options: dict[str, str]
 ) -> None:
     url = f"{scheme}://127.0.0.1:{free_port()}{path}"
-    with pushed(media, url, format_name=format_name):
+    with pushed(media.movie, url, format_name=format_name):
         async with StreamSource(url, options=options) as source:
             info = await source.open()
             frames = await receive(source, 10)
@@ -80,13 +78,13 @@ async def test_a_sender_is_received(
             assert all(0 < (b - a) % FRAMES < 15 for a, b in pairwise(numbers))
 
 
-@needs_ffmpeg
+@needs_program("ffmpeg")
 async def test_srt_comes_through_the_ffmpeg_program(media: Media) -> None:
     listed = await anyio.run_process(["ffmpeg", "-hide_banner", "-protocols"])
     if b"srt" not in listed.stdout.split():
-        pytest.skip("this ffmpeg has no srt")
+        lack("this ffmpeg has no srt")
     url = f"srt://127.0.0.1:{free_port()}"
-    with pushed(media, f"{url}?mode=listener", format_name="mpegts"):
+    with pushed(media.movie, f"{url}?mode=listener", format_name="mpegts"):
         async with _retried(url) as source:
             frames = await receive(source, 10)
             assert all(0 < (b - a) % FRAMES < 15 for a, b in pairwise(numbers_of(frames)))

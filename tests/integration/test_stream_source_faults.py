@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 import threading
 import time
@@ -21,8 +20,9 @@ from streamseg.frames import Frame
 from streamseg.sources.reconnect import Reconnect
 from streamseg.sources.stream import StreamSource
 from tests.support.clips import make_clip, read_frame_number
+from tests.support.programs import needs_program
 from tests.support.servers import Chunk, Peer, Server, chunks_of, free_port
-from tests.support.source_factories import FRAMES, RATE, Media
+from tests.support.source_factories import FRAMES, RATE, Media, pushed
 
 pytestmark = [pytest.mark.integration, pytest.mark.anyio, pytest.mark.timeout(30)]
 
@@ -116,7 +116,7 @@ async def test_the_picture_resumes_when_the_server_is_back(
     assert [n for n in notices if "made again" in n and f"{gap_s:.1f} s" in n]
 
 
-@pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="ffmpeg is not installed")
+@needs_program("ffmpeg")
 async def test_an_ffmpeg_server_may_be_killed_and_started_again(media: Media) -> None:
     port = free_port()
     command = ["ffmpeg", "-loglevel", "error", "-nostdin", "-re", "-stream_loop", "-1"]
@@ -145,6 +145,23 @@ async def test_an_ffmpeg_server_may_be_killed_and_started_again(media: Media) ->
         server.wait(5)
     check_order(frames)
     check_gap(frames)
+
+
+@needs_program("ffmpeg")
+async def test_an_rtmp_sender_that_states_a_length_may_come_again(tmp_path: Path) -> None:
+    """It begins at 0 again: what it sends is not a part of a file that was seen already."""
+    clip = make_clip(tmp_path / "long.mp4", frames=250, rate=RATE).path
+    url = f"rtmp://127.0.0.1:{free_port()}/live/key"
+    with pushed(clip, url, format_name="flv", loop=False) as sender:
+        async with StreamSource(url, options={"listen": "1"}, reconnect=SOON) as source:
+            frames = await receive(source, 40)
+            await anyio.run_process(["pkill", "-KILL", "-P", str(sender.pid)])
+            with anyio.fail_after(8):
+                while source.statistics().reconnects == 0:
+                    frames.append(await source.receive())
+                frames += await receive(source, 5)
+    check_order(frames)
+    assert max(read_frame_number(frame.video) for frame in frames[-5:]) < 40
 
 
 async def test_sound_stays_with_the_picture_through_a_reconnect(media: Media) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import io
 import os
-import shutil
 import socket
 import subprocess
 import threading
@@ -36,8 +35,6 @@ if TYPE_CHECKING:
     from streamseg.abc import Sink
 
 __all__ = ["CASES", "Case", "Held", "TcpReceiver", "ffmpeg_listener", "wait_for"]
-
-FFMPEG = shutil.which("ffmpeg")
 
 
 def wait_for(true: Callable[[], bool], what: str, timeout_s: float = 10) -> None:
@@ -176,8 +173,7 @@ def ffmpeg_listener(
         "udp": ([], f"udp://127.0.0.1:{port}?timeout=1000000"),
         "srt": ([], f"srt://127.0.0.1:{port}?mode=listener"),
     }[scheme]
-    assert FFMPEG is not None
-    command = [FFMPEG, "-v", "error", "-y", *arguments, "-i", url, "-c", "copy", str(out)]
+    command = ["ffmpeg", "-v", "error", "-y", *arguments, "-i", url, "-c", "copy", str(out)]
     process = subprocess.Popen(
         command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
@@ -207,11 +203,6 @@ class Case:
     keeps_all: bool = True
     threaded: bool = True
     needs: tuple[str, ...] = ()
-
-    @property
-    def missing(self) -> list[str]:
-        """The programs that it needs and this machine has not."""
-        return [program for program in self.needs if shutil.which(program) is None]
 
 
 def _plain(make: Callable[[Path], Sink]) -> Callable[[Path], AbstractContextManager[Sink]]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import os
 import shlex
-import shutil
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
@@ -144,11 +143,21 @@ def _pipe(media: Media) -> Iterator[Source]:
 
 
 @contextlib.contextmanager
-def pushed(media: Media, url: str, *, format_name: str) -> Iterator[subprocess.Popen[bytes]]:
-    """Send the clip again and again with the ``ffmpeg`` program, trying until somebody listens."""
-    # RTSP wants the parameters of the sound before the sound, which an MP4 has.
+def pushed(
+    clip: Path, url: str, *, format_name: str, loop: bool = True
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Send a clip with the ``ffmpeg`` program, trying until somebody listens.
+
+    Args:
+        clip: An MP4: RTSP wants the parameters of the sound before the sound.
+        url: Where to.
+        format_name: FFmpeg's name of the muxer.
+        loop: Whether the clip is sent again and again; if not, 10 s of it, and that is said.
+    """
+    # A length that it was told, FFmpeg tells the other side.
+    repeat, limit = ("-stream_loop -1", "") if loop else ("", "-t 10")
     command = (
-        f"ffmpeg -loglevel error -nostdin -re -stream_loop -1 -i {media.movie} -c copy "
+        f"ffmpeg -loglevel error -nostdin -re {repeat} -i {clip} -c copy {limit} "
         f"-f {format_name} {shlex.quote(url)}"
     )
     process = subprocess.Popen(
@@ -167,7 +176,7 @@ def pushed(media: Media, url: str, *, format_name: str) -> Iterator[subprocess.P
 @contextlib.contextmanager
 def _rtsp(media: Media) -> Iterator[Source]:
     url = f"rtsp://127.0.0.1:{free_port()}/live"
-    with pushed(media, url, format_name="rtsp"):
+    with pushed(media.movie, url, format_name="rtsp"):
         yield StreamSource(url, options={"rtsp_flags": "listen"})
 
 
@@ -219,8 +228,3 @@ CASES: dict[str, Case] = {
     "camera-bgr": Case(_camera_bgr),
     "camera-jpeg": Case(_camera_jpeg),
 }
-
-
-def missing(case: Case) -> list[str]:
-    """The programs that a case needs and this machine has not."""
-    return [program for program in case.needs if shutil.which(program) is None]

@@ -29,7 +29,7 @@ LEVELS = (
     ),
     ("models", "masks"),
     ("runtime", "effects", "convert"),
-    ("sources", "sinks", "pipeline", "monitoring"),
+    ("sources", "sinks", "pipeline", "monitoring", "webrtc"),
     ("config",),
     ("session",),
     ("doctor",),

@@ -259,9 +259,10 @@ def test_formats_with_a_luma_plane(pixel_format):
 @pytest.mark.parametrize("pixel_format", ["rgb24", "bgr0", "rgba", "yuyv422", "gbrp"])
 def test_formats_without_a_luma_plane_are_left_alone(pixel_format):
     _, mask = scene(100, 90)
-    frames = [Frame(av.VideoFrame(64, 48, pixel_format), n, 0.0) for n in range(2)]
+    video = av.VideoFrame(64, 48, pixel_format)
     given = segmentation(0, mask)
-    assert MotionCompensation().apply(frames[0], frames[1], given) is given
+    first, second = Frame(video, 0, 0.0), Frame(video, 1, 0.0)
+    assert MotionCompensation().apply(first, second, given) is given
 
 
 @pytest.mark.parametrize("size", [(321, 181), (181, 321), (1281, 719), (33, 47), (640, 640)])
@@ -341,3 +342,35 @@ def test_no_masks_are_no_trouble():
 def test_sizes_out_of_bounds_are_refused(size):
     with pytest.raises(ConfigError, match="size must be"):
         MotionCompensation(size=size)
+
+
+@pytest.mark.parametrize("follow", [True, False])
+@pytest.mark.parametrize(
+    "pixel_format", ["yuv420p", "rgb24", "bgr0", "gbrp", "gbrp10le", "yuyv422"]
+)
+def test_a_cut_is_seen_in_every_format_and_without_following(pixel_format, follow):
+    motion = MotionCompensation(follow=follow)
+    shots = [texture(seed, low=0, high=255) for seed in (5, 5, 6, 6)]
+    frames = [
+        Frame(as_frame(luma, n, "gray").video.reformat(format=pixel_format), n, 0.0)
+        for n, luma in enumerate(shots)
+    ]
+    mask = np.zeros((9, 16), np.float32)
+    used = [motion.apply(frames[0], frame, segmentation(0, mask)) for frame in frames]
+    assert [item is None for item in used] == [False, False, True, True]
+    assert motion.apply(frames[2], frames[3], segmentation(2, mask)) is not None
+
+
+def test_cuts_between_frames_that_were_not_seen_count():
+    # A, then B and A again while everything was hidden; the mask is one of B.
+    motion = MotionCompensation()
+    mask = np.zeros((9, 16), np.float32)
+    first, other, last = (as_frame(texture(seed), n) for seed, n in ((5, 0), (6, 10), (5, 20)))
+    assert motion.apply(first, first, segmentation(0, mask)) is not None
+    assert motion.apply(other, last, segmentation(10, mask)) is None
+
+
+def test_without_following_masks_stay_where_they_are():
+    scenes = [scene(100 + 5 * n, 90) for n in range(4)]
+    for mask in run(scenes, motion=MotionCompensation(follow=False)):
+        assert np.array_equal(mask, scenes[0][1])

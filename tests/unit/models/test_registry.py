@@ -42,7 +42,7 @@ def test_a_folder_is_no_model(tmp_path: Path) -> None:
 
 
 def test_a_card_beside_the_file_is_read(tmp_path: Path) -> None:
-    (tmp_path / "x.pte").touch()
+    (tmp_path / "x.pte").write_bytes(b"\0\0\0\0ET12")
     (tmp_path / "x.toml").write_text("name='mine'\nlabels=['ROAD','SKY']\nstd=[0.2,0.2,0.2]\n")
 
     model = find_model(tmp_path / "x.pte")
