@@ -30,6 +30,7 @@ from streamseg.cli.report import print_json
 from streamseg.cli.status import LiveStatus, print_live_summary
 from streamseg.config import LiveConfig, SinkConfig, load_live_config
 from streamseg.errors import ConfigError
+from streamseg.redact import redacted_url
 
 if TYPE_CHECKING:
     from streamseg.session.live import LiveSession
@@ -212,7 +213,9 @@ def live(
         _run(settings, read if config is not None else None, seconds, quiet=quiet)
     )
     if as_json:
-        print_json({"status": "ok", "source": settings.source.uri, **statistics.to_json()})
+        print_json(
+            {"status": "ok", "source": redacted_url(settings.source.uri), **statistics.to_json()}
+        )
     elif not quiet:
         print_live_summary(statistics, name=settings.source.uri)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import sys
 from collections.abc import Iterator
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
@@ -101,6 +102,13 @@ class _ScreenGrabber(Grabber):
             raise SourceOpenError(
                 f"{self.name}: PyAV's FFmpeg was built without x11grab; on macOS and Windows "
                 "stream the screen with ffmpeg to tcp://127.0.0.1 and read that"
+            )
+        loaded = list(sys.modules)
+        if "cv2" in loaded and loaded.index("cv2") < loaded.index("av"):
+            # Each brings libraries of X11 of its own; in this order FFmpeg ends the process.
+            raise SourceOpenError(
+                f"{self.name}: cv2 was imported before av, which x11grab does not survive; "
+                "import av or streamseg.sources first"
             )
         quiet_ffmpeg()
         options = {"framerate": str(self._rate)}

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import http.server
 import json
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Mapping
 from itertools import pairwise
@@ -404,3 +406,33 @@ def test_no_display_is_told_with_what_to_do(tmp_path: Path) -> None:
     assert result.returncode == 2
     assert len(result.stderr.strip().splitlines()) == 1
     assert "--sink" in result.stderr
+
+
+def test_credentials_of_the_source_are_printed_nowhere(tmp_path: Path) -> None:
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def __init__(self, *arguments: Any) -> None:
+            super().__init__(*arguments, directory=str(SAMPLE.parent))
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Quiet) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        host = f"127.0.0.1:{server.server_port}"
+        url = f"http://bob:hunter2@{host}/{SAMPLE.name}?token=abcdef"
+        arguments = [url, "--sink", "null", "--json", "--stats", "stats.jsonl", "--duration", "2"]
+        result = subprocess.run(
+            [sys.executable, "-m", "streamseg", "--verbose", "live", *arguments],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=30,
+        )
+        server.shutdown()
+    assert result.returncode == 0, result.stderr
+    told = json.loads(result.stdout)
+    assert told["status"] == "ok"
+    assert SAMPLE.name in told["source"]
+    everything = result.stdout + result.stderr + (tmp_path / "stats.jsonl").read_text()
+    for secret in ("hunter2", "abcdef", "bob"):
+        assert secret not in everything

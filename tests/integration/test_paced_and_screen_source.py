@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from fractions import Fraction
@@ -174,3 +176,23 @@ def test_screens_are_named_by_display_and_region(monkeypatch: pytest.MonkeyPatch
         ScreenSource.parse("screen:+1,2,0x5")
     with pytest.raises(ConfigError, match="fps"):
         ScreenSource(fps=0)
+
+
+def test_a_program_that_imported_opencv_first_is_told_and_does_not_crash() -> None:
+    program = (
+        "import cv2, anyio\n"
+        "from streamseg.sources.screen import ScreenSource\n"
+        "from streamseg.errors import SourceOpenError\n"
+        "async def main():\n"
+        "    try:\n"
+        "        async with ScreenSource(':99'):\n"
+        "            pass\n"
+        "    except SourceOpenError as exc:\n"
+        "        print(exc)\n"
+        "anyio.run(main)\n"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=30
+    )
+    assert result.returncode == 0, result.stderr
+    assert "cv2 was imported before av" in result.stdout
