@@ -92,7 +92,9 @@ async def test_a_slow_consumer_gets_the_newest_frame(tmp_path: Path) -> None:
         statistics = source.statistics()
     assert statistics.captured == 20
     assert statistics.dropped["superseded"] > 5
-    assert max(ages_s) < 0.06
+    # Of a queue each would be 50 ms older than the one before. One may be late: the machine is.
+    assert sorted(ages_s)[len(ages_s) // 2] < 0.04
+    assert max(ages_s) < 0.2
 
 
 async def test_without_side_streams_there_are_no_packets(tmp_path: Path) -> None:
