@@ -34,12 +34,15 @@ __all__ = [
     "MaskConfig",
     "ModelConfig",
     "OutputConfig",
+    "Scenario",
     "SinkConfig",
     "SourceConfig",
+    "Table",
     "TelemetryConfig",
-    "is_live",
+    "kind_of",
     "load_config",
     "load_live_config",
+    "load_scenario",
     "to_toml",
 ]
 
@@ -51,14 +54,16 @@ Text = Annotated[str, Field(min_length=1)]
 Ratio = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 
 
-S = TypeVar("S", bound="_Scenario")
+S = TypeVar("S", bound="Scenario")
 
 
-class _Table(BaseModel):
+class Table(BaseModel):
+    """A table of a configuration: frozen, and without unknown keys."""
+
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class SourceConfig(_Table):
+class SourceConfig(Table):
     """``[source]``: which part of the input.
 
     Attributes:
@@ -72,7 +77,7 @@ class SourceConfig(_Table):
     rate: Positive | None = None
 
 
-class ModelConfig(_Table):
+class ModelConfig(Table):
     """``[model]``: what finds the people.
 
     Attributes:
@@ -88,7 +93,7 @@ class ModelConfig(_Table):
     timeout_s: Positive = 30.0
 
 
-class MaskConfig(_Table):
+class MaskConfig(Table):
     """``[mask]``: what is done to the model's masks.
 
     Attributes:
@@ -116,7 +121,7 @@ class EffectConfig(BaseModel):
         return dict(self.model_extra or {})
 
 
-class OutputConfig(_Table):
+class OutputConfig(Table):
     """``[output]``: how the result is written.
 
     Attributes:
@@ -136,22 +141,22 @@ class OutputConfig(_Table):
     masks: str | None = None
 
 
-class _Scenario(_Table):
-    """What every scenario can say."""
+class Scenario(Table):
+    """What every scenario can say; the base of the configurations."""
 
     model: ModelConfig = ModelConfig()
     mask: MaskConfig = MaskConfig()
     effect: EffectConfig = EffectConfig()
 
 
-class Config(_Scenario):
+class Config(Scenario):
     """Everything that can be configured for a file job."""
 
     source: SourceConfig = SourceConfig()
     output: OutputConfig = OutputConfig()
 
 
-class LiveSourceConfig(_Table):
+class LiveSourceConfig(Table):
     """``[source]`` of a live stream.
 
     Attributes:
@@ -182,7 +187,7 @@ class LiveSourceConfig(_Table):
     give_up_after_s: Positive = 60.0
 
 
-class FlowConfig(_Table):
+class FlowConfig(Table):
     """``[flow]``: what happens while the model is busy.
 
     Attributes:
@@ -199,7 +204,7 @@ class FlowConfig(_Table):
     on_missing_mask: Literal["hide", "pass", "drop"] = "hide"
 
 
-class SinkConfig(_Table):
+class SinkConfig(Table):
     """``[[sink]]``: one of the places where the pictures go.
 
     Attributes:
@@ -230,7 +235,7 @@ class SinkConfig(_Table):
     options: dict[str, str] = Field(default_factory=dict)
 
 
-class TelemetryConfig(_Table):
+class TelemetryConfig(Table):
     """``[telemetry]``: what is told of a live stream while it runs.
 
     Attributes:
@@ -244,7 +249,7 @@ class TelemetryConfig(_Table):
     metrics: str | None = None
 
 
-class LiveConfig(_Scenario):
+class LiveConfig(Scenario):
     """Everything that can be configured for a live stream."""
 
     source: LiveSourceConfig = LiveSourceConfig()
@@ -264,30 +269,35 @@ def load_config(path: Path | None = None, overrides: Mapping[str, Any] | None = 
     Raises:
         ConfigError: If the file cannot be read, or a key or value is wrong.
     """
-    return _load(Config, path, overrides or {})
+    return load_scenario(Config, path, overrides or {})
 
 
 def load_live_config(
     path: Path | None = None, overrides: Mapping[str, Any] | None = None
 ) -> LiveConfig:
     """Return the configuration of a live stream; see ``load_config``."""
-    return _load(LiveConfig, path, overrides or {})
+    return load_scenario(LiveConfig, path, overrides or {})
 
 
-def is_live(path: Path) -> bool:
-    """Return whether a file is a live stream's configuration: it names a source or sinks by URI.
+def kind_of(path: Path) -> Literal["file", "live", "serve"]:
+    """Return which command a configuration is for, by the tables that it has.
 
     Raises:
         ConfigError: If the file cannot be read.
     """
     values = _read(path)
+    if {"server", "limits", "webrtc", "room"} & set(values):
+        return "serve"
     source = values.get("source")
-    return bool({"sink", "flow", "telemetry"} & set(values)) or (
+    if {"sink", "flow", "telemetry"} & set(values) or (
         isinstance(source, dict) and "uri" in source
-    )
+    ):
+        return "live"
+    return "file"
 
 
-def _load(kind: type[S], path: Path | None, overrides: Mapping[str, Any]) -> S:
+def load_scenario(kind: type[S], path: Path | None, overrides: Mapping[str, Any]) -> S:
+    """Return a configuration of any kind; see ``load_config``."""
     values: dict[str, Any] = {} if path is None else _read(path)
     given = {key: value for key, value in overrides.items() if value is not None}
     effect = values.get("effect")
@@ -312,7 +322,7 @@ def _load(kind: type[S], path: Path | None, overrides: Mapping[str, Any]) -> S:
         raise ConfigError(where + _explain(kind, exc.errors()[0])) from exc
 
 
-def to_toml(config: Config | LiveConfig) -> str:
+def to_toml(config: Scenario) -> str:
     """Return the configuration as TOML; what is None is left out, as TOML has no such value."""
     return tomli_w.dumps(config.model_dump(exclude_none=True))
 
@@ -330,7 +340,7 @@ def _read(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: is not valid TOML: {exc}") from exc
 
 
-def _explain(kind: type[_Scenario], error: ErrorDetails) -> str:
+def _explain(kind: type[Scenario], error: ErrorDetails) -> str:
     location = [str(part) for part in error["loc"]]
     key = ".".join(location)
     if error["type"] == "extra_forbidden":

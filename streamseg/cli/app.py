@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from streamseg.cli import cameras, config, doctor, live, run, segment
+from streamseg.cli import cameras, config, doctor, live, run, segment, serve
 from streamseg.cli.logs import LogFormat, setup_logging
 from streamseg.cli.report import print_error, print_json
 from streamseg.errors import StreamsegError
@@ -32,6 +32,7 @@ app = typer.Typer(
 )
 app.command("run")(run.run)
 app.command("live")(live.live)
+app.command("serve")(serve.serve)
 app.command("cameras")(cameras.cameras)
 app.command("segment")(segment.segment)
 app.command("doctor")(doctor.doctor)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from streamseg.config import is_live, load_config, load_live_config, to_toml
+from streamseg.config import Scenario, kind_of, load_config, load_live_config, to_toml
 
 __all__ = ["app"]
 
@@ -33,7 +33,13 @@ def show(
     """
     from streamseg.effects.registry import create_effect
 
-    live = live or (file is not None and is_live(file))
-    settings = load_live_config(file) if live else load_config(file)
+    kind = "live" if live else "file" if file is None else kind_of(file)
+    settings: Scenario
+    if kind == "serve":
+        from streamseg.session.serve_config import load_serve_config
+
+        settings = load_serve_config(file)
+    else:
+        settings = load_live_config(file) if kind == "live" else load_config(file)
     create_effect(settings.effect.name, settings.effect.options)
     typer.echo(to_toml(settings), nl=False)

@@ -47,6 +47,9 @@ _INPUT, _OUTPUT, _FLOW, _MODEL, _TOLD = (
 )
 
 
+_ENDING = (signal.SIGINT, signal.SIGTERM)
+
+
 def live(
     source: Annotated[
         str | None,
@@ -249,6 +252,7 @@ async def _run(
         finally:
             if timer is not None:
                 timer.cancel()
+            _ignore_signals()
 
 
 def _obey_signals(session: LiveSession) -> None:
@@ -267,6 +271,15 @@ def _obey_signals(session: LiveSession) -> None:
         asked = True
         session.stop()
 
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in _ENDING:
         loop.add_signal_handler(number, end)
     loop.add_signal_handler(signal.SIGHUP, session.ask, "reload")
+
+
+def _ignore_signals() -> None:
+    """Bear what comes while everything is closed already: closing takes less than two seconds.
+
+    A signal that meets a half-closed event loop is told as an error of Python's own.
+    """
+    for number in _ENDING:
+        signal.signal(number, signal.SIG_IGN)

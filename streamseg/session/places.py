@@ -2,9 +2,10 @@
 
     camera:0  camera:/dev/video2  /dev/video2  screen:  screen::1.0+10,20,640x360
     test:  test:640x360@25  pipe:  rtsp://...  rtmp://...  http(s)://...  udp://...  clip.mp4
+    whep:https://...
 
     display  virtual-camera  virtual-camera:/dev/video9  mjpeg://127.0.0.1:8090  null
-    rtmp://...  rtsp://...  srt://...  udp://...  whip+https://...  record.mp4
+    rtmp://...  rtsp://...  srt://...  udp://...  whip:https://...  record.mp4
 
 Each kind is imported when it is asked for: a preview does not load what a recording needs.
 """
@@ -26,7 +27,10 @@ if TYPE_CHECKING:
     from streamseg.commands import Command
     from streamseg.config import LiveConfig, LiveSourceConfig, SinkConfig
 
-__all__ = ["check_targets", "make_sink", "make_source"]
+__all__ = ["TOKEN_VARIABLE", "check_targets", "make_sink", "make_source"]
+
+TOKEN_VARIABLE = "STREAMSEG_TOKEN"
+"""Environment variable with the bearer token for WHIP and WHEP."""
 
 _TEST = re.compile(r"(?:(?P<width>\d+)x(?P<height>\d+))?(?:@(?P<fps>\d+(?:\.\d+)?))?")
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
@@ -48,6 +52,10 @@ def make_source(config: LiveSourceConfig) -> Source:
         return _screen(config)
     if kind == "test":
         return _test(config, rest)
+    if kind == "whep" or kind.startswith("whep+"):
+        from streamseg.webrtc.client import WhepSource
+
+        return WhepSource(uri, token=os.environ.get(TOKEN_VARIABLE))
     if kind == "pipe" or _URL.match(uri):
         from streamseg.sources.reconnect import Reconnect
         from streamseg.sources.stream import StreamSource
@@ -130,6 +138,10 @@ def make_sink(
         from streamseg.sinks.mjpeg import MjpegSink
 
         return MjpegSink(uri) if config.quality is None else MjpegSink(uri, quality=config.quality)
+    if kind == "whip" or kind.startswith("whip+"):
+        from streamseg.webrtc.client import WhipSink
+
+        return WhipSink(uri, token=os.environ.get(TOKEN_VARIABLE))
     if _URL.match(uri):
         from streamseg.sinks.stream import StreamSink
 

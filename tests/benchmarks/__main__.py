@@ -2,9 +2,16 @@ from __future__ import annotations
 
 import argparse
 
-from tests.benchmarks import effects, file, live, loop, motion
+from tests.benchmarks import effects, file, live, loop, motion, webrtc
 
-KINDS = {"file": file, "effects": effects, "live": live, "loop": loop, "motion": motion}
+KINDS = {
+    "file": file,
+    "effects": effects,
+    "live": live,
+    "loop": loop,
+    "motion": motion,
+    "webrtc": webrtc,
+}
 
 parser = argparse.ArgumentParser(prog="scripts/bench")
 commands = parser.add_subparsers(required=True)

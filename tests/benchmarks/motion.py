@@ -105,12 +105,13 @@ async def measure(clip: Path, arguments: argparse.Namespace) -> dict[str, Any]:
                 past.append((frame, await segmenter.segment(frame)))
                 (want,) = past[-1][1].masks.values()
                 for lag in lags:
-                    if len(past) <= lag:
+                    if len(past) <= lag:  # a pipeline shows it every frame
+                        running[lag]["moved"](frame, frame, past[-1][1])
                         continue
                     made_for, segmentation = past[-1 - lag]
                     for name, move in running[lag].items():
                         started = time.thread_time()
-                        moved = move(made_for, frame, segmentation)
+                        moved = move(made_for, frame, segmentation) or segmentation
                         took = (time.thread_time() - started) * 1e3
                         spent.setdefault((name, lag), []).append(took)
                         (got,) = moved.masks.values()

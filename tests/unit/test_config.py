@@ -8,13 +8,15 @@ import pytest
 from streamseg.config import (
     Config,
     LiveConfig,
-    is_live,
+    Scenario,
+    kind_of,
     load_config,
     load_live_config,
     to_toml,
 )
 from streamseg.effects.registry import create_effect
 from streamseg.errors import ConfigError
+from streamseg.session.serve_config import load_serve_config
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.toml"))
 
@@ -27,10 +29,16 @@ def written(folder: Path, text: str) -> Path:
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_every_scenario_is_valid_and_says_something(path: Path) -> None:
-    live = is_live(path)
-    config = load_live_config(path) if live else load_config(path)
+    loaders = {"file": load_config, "live": load_live_config, "serve": load_serve_config}
+    defaults: dict[str, Scenario] = {
+        "file": Config(),
+        "live": LiveConfig(),
+        "serve": load_serve_config(),
+    }
+    kind = kind_of(path)
+    config: Scenario = loaders[kind](path)  # type: ignore[operator]
 
-    assert config != (LiveConfig() if live else Config())
+    assert config != defaults[kind]
     create_effect(config.effect.name, config.effect.options)
 
 

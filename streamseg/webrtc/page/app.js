@@ -1,0 +1,295 @@
+// The page: ties devices, choice, connection and screen together.
+
+import { Background } from "./background.js";
+import { Choice } from "./choice.js";
+import { Connection } from "./connection.js";
+import { fillDevices, mayCapture, openCamera, openMicrophone } from "./devices.js";
+import { Figures } from "./figures.js";
+import { recall, remember } from "./memory.js";
+import { Screen } from "./screen.js";
+import { Refusal, fetchConfig, setToken } from "./server.js";
+import { INSECURE, atTime, deviceProblem, refusalWords } from "./words.js";
+
+const element = (id) => document.getElementById(id);
+const [status, problem, startButton] = [element("status"), element("problem"), element("start")];
+const [camera, microphone] = [element("camera"), element("microphone")];
+const [mask, compare, hear] = [element("mask"), element("compare"), element("hear")];
+
+const tracks = { video: null, audio: null };
+const screen = new Screen();
+const figures = new Figures();
+const background = new Background();
+const choice = new Choice(background);
+let wanted = false; // whether the person wants a call: Start was pressed later than Stop
+let config = null; // what the server said last; asked for again before each new call
+let told = null; // the wish that the running call began with, as text
+let uploadedAgain = false;
+let microphoneProblem = ""; // stays to be read while the call goes on without sound
+
+const connection = new Connection({
+  config: freshConfig,
+  tracks: () => tracks,
+  choice: firstWish,
+  repair,
+  onMessage: heard,
+  onStream: (stream) => screen.play(stream, () => performance.mark("first-picture")),
+});
+
+// -- the call ------------------------------------------------------------------------------------
+
+async function start() {
+  if (wanted) return;
+  wanted = true;
+  performance.mark("start");
+  say("connecting", "Opening the camera");
+  showProblem("");
+  screen.cover("Opening the camera");
+  startButton.textContent = "Stop";
+  if (!mayCapture()) return giveUp(INSECURE);
+  try {
+    setVideo(await openCamera(camera.value));
+  } catch (error) {
+    return giveUp(deviceProblem(error));
+  }
+  if (!wanted) return release(); // Stop was pressed while the browser asked
+  await setAudio();
+  listDevices();
+  if (!wanted) return release();
+  remember("running", true);
+  await connection.start();
+}
+
+function stop() {
+  wanted = false;
+  remember("running", false);
+  connection.stop();
+  release();
+  showRetry(null);
+  startButton.textContent = "Start";
+  screen.cover("Press Start to see yourself");
+  figures.clear();
+  say("idle", "Stopped");
+}
+
+function giveUp(words) {
+  stop();
+  screen.cover("No picture");
+  say("failed", "Not connected");
+  showProblem(words);
+}
+
+function release() {
+  for (const kind of ["video", "audio"]) {
+    tracks[kind]?.stop();
+    tracks[kind] = null;
+  }
+  screen.setCamera(null);
+}
+
+connection.addEventListener("state", ({ detail }) => {
+  if (!wanted) return;
+  showRetry(null);
+  if (detail.state === "connecting") {
+    say("connecting", detail.again ? "Connecting again" : "Connecting");
+    screen.cover("Waiting for the first picture");
+  } else if (detail.state === "connected") {
+    showProblem(microphoneProblem);
+    sayEffect();
+    catchUp();
+  } else if (detail.state === "waiting") {
+    showProblem(wordsOf(detail.error));
+    say("waiting", `Not connected. Trying again ${atTime(detail.seconds)}.`);
+    screen.cover("No picture: not connected");
+    figures.clear();
+    showRetry(detail.seconds);
+  } else if (detail.state === "failed") {
+    giveUp(wordsOf(detail.error));
+    element("token-form").hidden = detail.error?.status !== 401;
+  }
+});
+
+function wordsOf(error) {
+  return error instanceof Refusal ? refusalWords(error.status, error.said) : error.message;
+}
+
+async function freshConfig() {
+  const known = config;
+  config = null;
+  const fresh = known ?? (await fetchConfig());
+  choice.configure(fresh);
+  return fresh;
+}
+
+// -- what the server is asked for ----------------------------------------------------------------
+
+/** What a new call begins with, so that no other effect is seen first. */
+async function firstWish() {
+  const wish = choice.own ? await choice.message() : {};
+  told = JSON.stringify(wish);
+  return wish;
+}
+
+/** Say what changed while the call was being made. */
+async function catchUp() {
+  if (mask.checked) connection.send({ mask: true });
+  if (choice.own) await tellChoice();
+}
+
+async function tellChoice({ again = false } = {}) {
+  let wish;
+  try {
+    wish = await choice.message(again);
+  } catch (error) {
+    showProblem(wordsOf(error));
+    return;
+  }
+  const text = JSON.stringify(wish);
+  if (text !== told && connection.send(wish)) told = text;
+}
+
+/** The server keeps pictures for a while only: one that it has forgotten is sent again, once. */
+async function repair() {
+  if (!choice.usesOwnPicture || uploadedAgain) return false;
+  uploadedAgain = true;
+  try {
+    await background.upload({ again: true });
+    return true;
+  } catch {
+    return false;
+  }
+}
+
+function heard(message) {
+  if (message.statistics) figures.report(message.statistics);
+  if (message.effect) {
+    uploadedAgain = false;
+    showProblem(microphoneProblem);
+    sayEffect();
+  }
+  if ("mask" in message) sayEffect();
+  if (message.error) {
+    told = null;
+    if (choice.usesOwnPicture && !uploadedAgain) {
+      uploadedAgain = true;
+      tellChoice({ again: true });
+    } else showProblem(`The server says: ${message.error}`);
+  }
+}
+
+// -- devices -------------------------------------------------------------------------------------
+
+function setVideo(track) {
+  tracks.video?.stop();
+  tracks.video = track;
+  track.onended = () => giveUp("The camera was disconnected. Connect it again, then press Start.");
+  screen.setCamera(track);
+  return connection.call?.video.sender.replaceTrack(track);
+}
+
+async function setAudio() {
+  let track = null;
+  microphoneProblem = "";
+  try {
+    if (microphone.value !== "off") track = await openMicrophone(microphone.value);
+  } catch (error) {
+    microphone.value = "off";
+    microphoneProblem = deviceProblem(error, "microphone");
+  }
+  showProblem(microphoneProblem);
+  tracks.audio?.stop();
+  tracks.audio = track;
+  await connection.call?.audio.sender.replaceTrack(track);
+}
+
+async function listDevices() {
+  if (!mayCapture()) return;
+  await fillDevices(camera, "videoinput", { count: 1, unnamed: "Camera" });
+  await fillDevices(microphone, "audioinput", { count: 2, unnamed: "Microphone" });
+}
+
+async function cameraChosen() {
+  remember("camera", camera.value);
+  if (!tracks.video) return;
+  // Some systems open no second camera while the first one is in use
+  tracks.video.onended = null;
+  tracks.video.stop();
+  try {
+    await setVideo(await openCamera(camera.value));
+  } catch (error) {
+    giveUp(deviceProblem(error));
+  }
+}
+
+// -- what the page says --------------------------------------------------------------------------
+
+function say(state, words) {
+  status.dataset.state = state;
+  status.textContent = words;
+}
+
+function sayEffect() {
+  const words = mask.checked ? "Mask view" : choice.title;
+  say("connected", `Connected: ${words}`);
+  screen.caption.textContent = `Processed by the server: ${words}`;
+}
+
+function showProblem(words) {
+  problem.hidden = !words;
+  problem.textContent = words;
+}
+
+let ticking = 0;
+function showRetry(seconds) {
+  clearInterval(ticking);
+  element("retry").hidden = seconds === null;
+  if (seconds === null) return;
+  const due = performance.now() + seconds * 1000;
+  const tick = () => {
+    const left = Math.max(0, Math.ceil((due - performance.now()) / 1000));
+    element("countdown").textContent = `Trying again in ${left} s`;
+  };
+  tick();
+  ticking = setInterval(tick, 500);
+}
+
+// -- beginning -----------------------------------------------------------------------------------
+
+startButton.addEventListener("click", () => (wanted ? stop() : start()));
+element("retry-now").addEventListener("click", () => connection.retryNow());
+element("token-form").addEventListener("submit", (event) => {
+  event.preventDefault();
+  const token = element("token").value.trim();
+  setToken(token);
+  remember("token", token);
+  element("token-form").hidden = true;
+  start();
+});
+choice.addEventListener("change", () => tellChoice());
+mask.addEventListener("change", () => connection.send({ mask: mask.checked }));
+compare.addEventListener("change", () => screen.compare(compare.checked));
+hear.addEventListener("change", () => (screen.processed.muted = !hear.checked));
+camera.addEventListener("change", cameraChosen);
+microphone.addEventListener("change", () => tracks.video && setAudio());
+navigator.mediaDevices?.addEventListener("devicechange", listDevices);
+// The server's place is free for the next page at once, instead of after its time-out
+addEventListener("pagehide", () => connection.leave());
+addEventListener("pageshow", ({ persisted }) => {
+  if (persisted && wanted) location.reload(); // out of the back/forward cache: the call is gone
+});
+setInterval(() => {
+  if (connection.call && status.dataset.state === "connected") figures.update(connection.call.pc);
+}, 1000);
+
+setToken(recall("token", ""));
+fetchConfig().then(
+  (found) => {
+    config = found;
+    choice.configure(found);
+  },
+  () => {}, // Start tries again, and says what is wrong
+);
+await choice.recall();
+await listDevices();
+camera.value = recall("camera", "");
+if (camera.selectedIndex < 0) camera.selectedIndex = 0;
+if (recall("running", false)) start();

@@ -1,0 +1,388 @@
+"""Peer: one WebRTC connection, as a source and a sink of a pipeline."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING, Any
+
+import anyio
+from aiortc import RTCSessionDescription
+from aiortc.sdp import candidate_from_sdp
+
+from streamseg.abc import Resource
+from streamseg.webrtc.audio import AudioRelay, OutgoingAudio
+from streamseg.webrtc.errors import SignalError
+from streamseg.webrtc.peer_messages import Messages
+from streamseg.webrtc.peer_options import IceServer, PeerOptions
+from streamseg.webrtc.peer_refusal import MisuseError, raise_refusal
+from streamseg.webrtc.peer_sdp import for_aiortc, usable_candidate, with_bitrate
+from streamseg.webrtc.peer_sink import OutgoingVideo, PeerSink
+from streamseg.webrtc.peer_source import PeerSource
+from streamseg.webrtc.peer_watch import Link, Watch
+from streamseg.webrtc.signals import check_offer
+from streamseg.webrtc.statistics import PeerStatistics
+from streamseg.webrtc.tuning import TunedConnection
+from streamseg.webrtc.tuning_decoding import AudioInlet, TunedReceiver, VideoInlet
+from streamseg.webrtc.tuning_encoding import TunedSender
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from aiortc import RTCDataChannel, RTCRtpTransceiver
+
+__all__ = ["IceServer", "Peer", "PeerOptions", "PeerStatistics"]
+
+_logger = logging.getLogger(__name__)
+
+_CANDIDATES = 40  # that may follow an offer
+_DIRECTIONS = {
+    (True, True): "sendrecv",
+    (True, False): "sendonly",
+    (False, True): "recvonly",
+}
+
+
+class Peer(Resource):
+    """One connection to a browser or another WebRTC endpoint.
+
+    Either ``accept`` an offer, or make one (``offer``, ``take_answer``); once, and of one loop. The
+    source and the sink are there from the beginning and end with the connection::
+
+        async with Peer(PeerOptions(), name="viewer 1") as peer:
+            answer = await peer.accept(offer, sends=True, receives=True)
+            await peer.closed.wait()
+
+    A connection that does not come about, or over which nothing is heard, closes itself.
+
+    Args:
+        options: How it is made and what it may take.
+        name: For messages and logs; without addresses.
+
+    Attributes:
+        source: What is received.
+        sink: What is sent.
+        audio: The sound that comes in, to be played by a sink; None if none was agreed on.
+        connected: Set when media can flow.
+        closed: Set when it has ended, for whatever reason, and nothing of it is left.
+        reason: Why it ended, one line; empty before.
+    """
+
+    def __init__(self, options: PeerOptions, *, name: str) -> None:
+        self.name = name
+        self.options = options
+        self.audio: AudioRelay | None = None
+        self.connected = anyio.Event()
+        self.closed = anyio.Event()
+        self.reason = ""
+        self.sink = PeerSink(name)
+        self.source = PeerSource(
+            name,
+            timeout_s=options.handshake_timeout_s,
+            reason=lambda: self.reason,
+            dropped=self._dropped_before_decoding,
+        )
+        self._messages = Messages()
+        self._link = Link()
+        self._connection: TunedConnection | None = None
+        self._watch: Watch | None = None
+        self._watching: asyncio.Task[None] | None = None
+        self._ending: asyncio.Task[None] | None = None
+        self._sends = False
+        self._receives = False
+        self._candidates = 0
+        self._video: RTCRtpTransceiver | None = None
+
+    # -- signalling --------------------------------------------------------------------------
+
+    async def accept(self, offer: str, *, sends: bool, receives: bool, data: bool = False) -> str:
+        """Answer an offer.
+
+        Args:
+            offer: SDP.
+            sends: Whether ``sink`` goes out.
+            receives: Whether the other side's video becomes ``source``.
+            data: Whether its data channel ``control`` is used.
+
+        Returns:
+            The answer, complete with candidates.
+
+        Raises:
+            SignalError: If the offer cannot be used; the peer is closed then.
+        """
+        try:
+            check_offer(offer, sends=sends, receives=receives)
+            connection = self._begin(sends=sends, receives=receives, offers=False)
+            if data:
+                connection.on("datachannel", self._messages.take)
+            else:
+                connection.on("datachannel", _refuse_channel)
+            await connection.setRemoteDescription(RTCSessionDescription(for_aiortc(offer), "offer"))
+            self._agree(connection)
+            await connection.setLocalDescription(await connection.createAnswer())
+            answer = connection.localDescription.sdp
+            self._start_watch(connection)
+        except BaseException as exc:
+            await self._abandon(exc)
+            raise_refusal(exc, "offer")
+        if receives:
+            answer = with_bitrate(answer, self.options.bitrate, self.options.max_bitrate)
+        return answer
+
+    async def offer(self, *, sends: bool, receives: bool) -> str:
+        """Make an offer of video and sound; ``take_answer`` follows.
+
+        Returns:
+            SDP, complete with candidates.
+        """
+        try:
+            connection = self._begin(sends=sends, receives=receives, offers=True)
+            direction = _DIRECTIONS[(sends, receives)]
+            for kind in ("audio", "video"):
+                connection.addTransceiver(kind, direction=direction)
+            self._agree(connection)
+            await connection.setLocalDescription(await connection.createOffer())
+            self._start_watch(connection)
+        except BaseException as exc:
+            await self._abandon(exc)
+            raise
+        return str(connection.localDescription.sdp)
+
+    async def take_answer(self, sdp: str) -> None:
+        """Take the answer to ``offer``.
+
+        Raises:
+            SignalError: If it cannot be used; the peer is closed then.
+            anyio.ClosedResourceError: If the peer has ended meanwhile.
+        """
+        connection = self._connection
+        if connection is None:
+            raise MisuseError("take_answer() was called without offer()")
+        if self._ending is not None:
+            raise anyio.ClosedResourceError
+        try:
+            if not sdp.startswith("v=0") or len(sdp) > 65_536:
+                raise SignalError("the answer is no session description")
+            await connection.setRemoteDescription(RTCSessionDescription(for_aiortc(sdp), "answer"))
+            video = self._video
+            assert video is not None
+            agreed = video.currentDirection or "inactive"
+            wanted = _DIRECTIONS[(self._sends, self._receives)]
+            if agreed != wanted:
+                raise SignalError(f"the answer's video is not {wanted}", status=406)
+        except BaseException as exc:
+            await self._abandon(exc)
+            raise_refusal(exc, "answer")
+
+    async def add_candidate(self, candidate: str, mid: str) -> None:
+        """Take a candidate that followed the offer (trickle); one that cannot be used is left out.
+
+        Args:
+            candidate: ``candidate:...``, as it would be in the offer after ``a=``.
+            mid: Of the media section that it is for.
+
+        Raises:
+            SignalError: If it is none, or too many came.
+        """
+        connection = self._connection
+        if connection is None or self._ending is not None:
+            return
+        self._candidates += 1
+        if self._candidates > _CANDIDATES:
+            raise SignalError(f"over {_CANDIDATES} candidates came", status=422)
+        if not usable_candidate(candidate):
+            return
+        try:
+            parsed = candidate_from_sdp(candidate.removeprefix("candidate:"))
+            parsed.sdpMid = mid
+            await connection.addIceCandidate(parsed)
+        except Exception as exc:
+            raise_refusal(exc, "candidate")
+
+    # -- messages ----------------------------------------------------------------------------
+
+    @property
+    def on_message(self) -> Callable[[str], None] | None:
+        """Called with each text of the data channel ``control``: 4 KiB and 20 a second at most."""
+        return self._messages.on_message
+
+    @on_message.setter
+    def on_message(self, function: Callable[[str], None] | None) -> None:
+        self._messages.on_message = function
+
+    def send_message(self, text: str) -> None:
+        """Send a text; it is let go where the channel is not there or the other side does not read.
+
+        Raises:
+            ValueError: If it is longer than 4 KiB.
+        """
+        self._messages.send(text)
+
+    # -- the end -----------------------------------------------------------------------------
+
+    async def aclose(self) -> None:
+        """End the connection, within two seconds; nothing of it is left."""
+        self._end("closed")
+        if self._ending is not None:
+            with anyio.CancelScope(shield=True):
+                await asyncio.shield(self._ending)
+
+    def _end(self, reason: str) -> None:
+        """Begin to end it; what waits for the source ends at once."""
+        if self._ending is not None or self.closed.is_set():
+            return
+        self.reason = reason
+        self.source.end()
+        self.sink.end()
+        if self._connection is None and self._watching is None:
+            self.closed.set()
+            return
+        self._ending = asyncio.get_running_loop().create_task(self._tear_down())
+
+    async def _tear_down(self) -> None:
+        try:
+            if self._watching is not None and self._watching is not asyncio.current_task():
+                self._watching.cancel()
+                await asyncio.wait([self._watching])
+            if self._connection is not None:
+                await self._connection.close()
+        except Exception:
+            _logger.exception("%s: closing failed", self.name)
+        finally:
+            _logger.debug("%s: ended: %s", self.name, self.reason)
+            self.closed.set()
+
+    async def _abandon(self, exc: BaseException) -> None:
+        with anyio.CancelScope(shield=True):
+            self._end(str(exc) if isinstance(exc, SignalError) else "signalling failed")
+            await self.aclose()
+
+    # -- making ------------------------------------------------------------------------------
+
+    def _begin(self, *, sends: bool, receives: bool, offers: bool) -> TunedConnection:
+        if self._connection is not None:
+            raise MisuseError("a Peer makes one connection")
+        if self._ending is not None or self.closed.is_set():
+            raise anyio.ClosedResourceError
+        if not sends and not receives:
+            raise MisuseError("sends and receives are both False")
+        self._sends, self._receives = sends, receives
+        self.source.bind()
+        loop = asyncio.get_running_loop()
+        connection = TunedConnection(
+            self.options,
+            video=lambda: VideoInlet(
+                self.source.put,
+                lambda reason: _call(loop, self._end, reason),
+                self.options.max_pixels,
+            ),
+            audio=lambda: AudioInlet(self._hear),
+            failed=self._connecting_failed,
+            one_transport=offers,
+        )
+        connection.on("connectionstatechange", self._state_changed)
+        self._connection = connection
+        return connection
+
+    def _agree(self, connection: TunedConnection) -> None:
+        """Say what goes which way."""
+        videos = [t for t in connection.getTransceivers() if t.kind == "video"]
+        sounds = [t for t in connection.getTransceivers() if t.kind == "audio"]
+        if len(videos) != 1 or len(sounds) > 1:
+            raise SignalError("one video and at most one audio section are taken", status=422)
+        direction = _DIRECTIONS[(self._sends, self._receives)]
+        self._video = videos[0]
+        for transceiver in (*videos, *sounds):
+            transceiver.direction = direction
+        if self._sends:
+            self.sink.video = OutgoingVideo()
+            videos[0].sender.replaceTrack(self.sink.video)
+            if sounds:
+                self.sink.audio = OutgoingAudio()
+                sounds[0].sender.replaceTrack(self.sink.audio)
+        if self._receives and sounds and sounds[0]._offerDirection not in ("sendonly", "inactive"):
+            self.audio = AudioRelay()
+
+    def _start_watch(self, connection: TunedConnection) -> None:
+        transports = {receiver.transport for receiver in connection.getReceivers()}
+        for transport in transports:
+            self._link.listen(transport.transport._connection)
+        watch = self._watch = Watch(
+            self.options,
+            receives=self._receives,
+            link=self._link,
+            media_s=self._media_s,
+            decoded=lambda: sum(inlet.decoded for inlet in self._video_inlets()),
+            end=self._end,
+        )
+        self._watching = asyncio.get_running_loop().create_task(
+            watch.run(connection, self.connected)
+        )
+
+    # -- what happens ------------------------------------------------------------------------
+
+    def _state_changed(self) -> None:
+        state = "closed" if self._connection is None else self._connection.connectionState
+        if state == "connected":
+            self.connected.set()
+        elif state == "failed":
+            self._end("the connection failed")
+        elif state == "closed":
+            self._end("the other side closed the connection")
+
+    def _connecting_failed(self, exc: Exception) -> None:
+        _logger.debug("%s: connecting failed", self.name, exc_info=exc)
+        self._end(f"connecting failed: {type(exc).__name__}")
+
+    def _hear(self, data: bytes, pts: int) -> None:
+        if self.audio is not None:
+            self.audio.deliver(data, pts)
+
+    def _receivers(self) -> list[TunedReceiver]:
+        if self._connection is None:
+            return []
+        return [r for r in self._connection.getReceivers() if isinstance(r, TunedReceiver)]
+
+    def _video_inlets(self) -> list[VideoInlet]:
+        inlets = [receiver.inlet for receiver in self._receivers()]
+        return [inlet for inlet in inlets if isinstance(inlet, VideoInlet)]
+
+    def _media_s(self) -> float | None:
+        heard = [r.packets.heard_s for r in self._receivers() if r.packets.heard_s is not None]
+        return max(heard, default=None)
+
+    def _dropped_before_decoding(self) -> dict[str, int]:
+        inlets = self._video_inlets()
+        return dict(inlets[0].dropped) if inlets else {}
+
+    def statistics(self) -> PeerStatistics:
+        """Return what the connection is doing; never waits."""
+        watch, video = self._watch, self._video
+        sender = None if video is None else video.sender
+        encoder = sender.video if isinstance(sender, TunedSender) else None
+        codecs: list[Any] = [] if video is None else video._codecs
+        return PeerStatistics(
+            rtt_ms=None if watch is None else watch.rtt_ms,
+            bitrate_in=0 if watch is None else watch.bitrate_in,
+            bitrate_out=0 if watch is None else watch.bitrate_out,
+            packets_lost=0 if watch is None else watch.lost,
+            frames_decoded=sum(inlet.decoded for inlet in self._video_inlets()),
+            frames_encoded=0 if encoder is None else encoder.frames,
+            encode_ms=None if encoder is None else encoder.encode_ms,
+            size=self.source.size or (None if encoder is None else encoder.size),
+            codec=codecs[0].name.upper() if codecs else None,
+        )
+
+    def __repr__(self) -> str:
+        return f"<Peer {self.name}>"
+
+
+def _refuse_channel(channel: RTCDataChannel) -> None:
+    channel.close()
+
+
+def _call(loop: asyncio.AbstractEventLoop, function: Callable[[str], None], text: str) -> None:
+    try:
+        loop.call_soon_threadsafe(function, text)
+    except RuntimeError:  # the loop has ended
+        return

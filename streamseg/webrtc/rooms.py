@@ -1,0 +1,236 @@
+"""Rooms: one publisher each, and any number of viewers up to a cap.
+
+Every viewer has a connection of its own, with one slot for the newest picture; the picture itself
+is the same memory for all of them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from typing import TYPE_CHECKING, Any, Protocol
+
+import anyio
+
+from streamseg.abc import Sink, SinkStatistics
+from streamseg.errors import StreamsegError
+from streamseg.webrtc.refusal import Refusal
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from streamseg.frames import Frame, StreamInfo
+    from streamseg.segmentation import Segmentation
+
+__all__ = ["Publisher", "Room", "RoomSink", "Rooms", "Viewer", "check_room_name"]
+
+_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_RETRY_S = 2
+
+
+class _Speaker(Protocol):
+    """A connection whose sound can be relayed."""
+
+    @property
+    def audio(self) -> Any: ...
+
+
+class _ViewerSink(Protocol):
+    async def open(self, info: StreamInfo) -> None: ...
+
+    async def send(self, frame: Frame, segmentation: Segmentation | None = None) -> None: ...
+
+    async def send_packets(self, packets: Sequence[Any]) -> None: ...
+
+    def play(self, audio: Any) -> None: ...
+
+
+class Publisher(Protocol):
+    """Who fills a room: a session; without a peer it is a source of this machine."""
+
+    @property
+    def peer(self) -> _Speaker | None:
+        """Its connection."""
+
+
+class Viewer(Protocol):
+    """Who watches a room: a session with a peer that sends."""
+
+    @property
+    def sink(self) -> _ViewerSink:
+        """Where its pictures go."""
+
+
+def check_room_name(name: str) -> str:
+    """Return a room's name if it is one.
+
+    Raises:
+        Refusal: 404 if it is none.
+    """
+    if _NAME.fullmatch(name) is None:
+        raise Refusal(404, "there is no such room: names have 1 to 64 of A-Z a-z 0-9 _ -")
+    return name
+
+
+class Room:
+    """A publisher and those who watch it. It exists as long as its publisher is there."""
+
+    def __init__(self, name: str, publisher: Publisher) -> None:
+        self.name = name
+        self.publisher = publisher
+        self.info: StreamInfo | None = None
+        # In the order they came, and whether they can be sent pictures yet; bounded by Rooms.
+        self.viewers: dict[Viewer, bool] = {}
+        self._welcomed: list[Viewer] = []  # before there was anything to see; bounded likewise
+        self.ended = anyio.Event()
+
+    async def begin(self, info: StreamInfo) -> None:
+        """Say what the pictures are like; those who wait already are told."""
+        self.info = info
+        for viewer in self._welcomed:
+            await self._open(viewer, info)
+        self._welcomed.clear()
+
+    async def welcome(self, viewer: Viewer) -> None:
+        """Let a viewer who has joined have what there is."""
+        audio = self.publisher.peer.audio if self.publisher.peer is not None else None
+        if audio is not None:
+            viewer.sink.play(audio)
+        if self.info is not None:
+            await self._open(viewer, self.info)
+        else:
+            self._welcomed.append(viewer)
+
+    async def _open(self, viewer: Viewer, info: StreamInfo) -> None:
+        if viewer not in self.viewers:
+            return
+        try:
+            await viewer.sink.open(info)
+        except (StreamsegError, anyio.ClosedResourceError):
+            self.viewers.pop(viewer, None)  # has gone; its session ends by itself
+        else:
+            if viewer in self.viewers:
+                self.viewers[viewer] = True
+
+    @property
+    def watching(self) -> list[Viewer]:
+        """Those who can be sent pictures."""
+        return [viewer for viewer, opened in self.viewers.items() if opened]
+
+
+class RoomSink(Sink):
+    """Hands each picture to all viewers of a room; never waits for one of them.
+
+    Args:
+        room: The room; pictures sent while nobody watches are counted ``no viewer``.
+    """
+
+    live_capacity = 1
+
+    def __init__(self, room: Room) -> None:
+        self.name = f"room {room.name}"
+        self._room = room
+        self._open = False
+        self._accepted = 0
+        self._written = 0
+        self._dropped: Counter[str] = Counter()
+
+    async def open(self, info: StreamInfo) -> None:
+        """Tell the viewers what comes."""
+        self._open = True
+        await self._room.begin(info)
+
+    async def send(self, frame: Frame, segmentation: Segmentation | None = None) -> None:
+        """Put a picture into each viewer's slot."""
+        if not self._open:
+            raise anyio.ClosedResourceError
+        self._accepted += 1
+        reached = 0
+        for viewer in self._room.watching:
+            try:
+                await viewer.sink.send(frame, segmentation)
+                reached += 1
+            except (StreamsegError, anyio.ClosedResourceError):
+                self._room.viewers.pop(viewer, None)
+        if reached:
+            self._written += 1
+        else:
+            self._dropped["no viewer"] += 1
+
+    async def send_packets(self, packets: Sequence[Any]) -> None:
+        """Hand sound to each viewer, who takes it if it is Opus."""
+        for viewer in self._room.watching:
+            await viewer.sink.send_packets(packets)
+
+    async def finish(self) -> None:
+        """Take nothing more."""
+        self._open = False
+
+    async def commit(self) -> None:
+        """Do nothing: there is nothing that stays."""
+
+    async def aclose(self) -> None:
+        """Take nothing more."""
+        self._open = False
+
+    def statistics(self) -> SinkStatistics:
+        """Return the counters of this moment."""
+        return SinkStatistics(self._accepted, self._written, dict(self._dropped))
+
+
+class Rooms:
+    """All rooms by name.
+
+    Args:
+        max_viewers: Of one room.
+        max_viewers_in_all: Of all rooms.
+    """
+
+    def __init__(self, *, max_viewers: int, max_viewers_in_all: int) -> None:
+        self._max_viewers = max_viewers
+        self._max_viewers_in_all = max_viewers_in_all
+        self._rooms: dict[str, Room] = {}  # bounded by the cap on sessions: each has a publisher
+
+    def __len__(self) -> int:
+        return len(self._rooms)
+
+    @property
+    def viewers(self) -> int:
+        """How many viewers all rooms have."""
+        return sum(len(room.viewers) for room in self._rooms.values())
+
+    def publish(self, name: str, publisher: Publisher) -> Room:
+        """Open a room.
+
+        Raises:
+            Refusal: 409 if it has a publisher.
+        """
+        if name in self._rooms:
+            raise Refusal(
+                409, "this room has a publisher already", headers={"Retry-After": str(_RETRY_S)}
+            )
+        room = self._rooms[name] = Room(name, publisher)
+        return room
+
+    def watch(self, name: str, viewer: Viewer) -> Room:
+        """Let a viewer into a room.
+
+        Raises:
+            Refusal: 409 if nobody publishes there, 503 if it is full.
+        """
+        room = self._rooms.get(name)
+        retry = {"Retry-After": str(_RETRY_S)}
+        if room is None:
+            raise Refusal(409, "nobody publishes in this room yet", headers=retry)
+        if len(room.viewers) >= self._max_viewers or self.viewers >= self._max_viewers_in_all:
+            raise Refusal(503, "this room is full; try again later", headers={"Retry-After": "10"})
+        room.viewers[viewer] = False
+        return room
+
+    def leave(self, room: Room, who: Publisher | Viewer) -> None:
+        """Let somebody out; without its publisher the room is closed."""
+        room.viewers.pop(who, None)  # type: ignore[arg-type]  # a publisher is in no such place
+        if room.publisher is who:
+            if self._rooms.get(room.name) is room:
+                del self._rooms[room.name]
+            room.ended.set()

@@ -1,0 +1,225 @@
+"""TunedConnection: aiortc's peer connection, made fit for live video.
+
+Everything that changes aiortc is here and in the ``tuning_*`` files beside this: subclasses and
+parts of single instances. Nothing of aiortc is changed for others who use it in the same process,
+but for its messages: addresses are logged at DEBUG.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING, Any
+
+import aiortc
+import aiortc.rtcrtptransceiver
+from aiortc import (
+    RTCBundlePolicy,
+    RTCConfiguration,
+    RTCIceServer,
+    RTCPeerConnection,
+    RTCRtpSender,
+    RTCRtpTransceiver,
+)
+from aiortc.rtcdtlstransport import RTCCertificate
+
+from streamseg.webrtc.tuning_decoding import AudioInlet, TunedReceiver, VideoInlet
+from streamseg.webrtc.tuning_encoding import Rates, TunedSender
+from streamseg.webrtc.tuning_private import check_version, private_name, replace_private
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+
+    from aiortc.mediastreams import MediaStreamTrack
+    from OpenSSL import SSL
+
+    from streamseg.webrtc.peer_options import PeerOptions
+
+__all__ = ["TunedConnection", "tune"]
+
+_logger = logging.getLogger(__name__)
+
+# GStreamer and others come with RSA certificates.
+_CIPHERS = (
+    b"ECDHE-ECDSA-AES128-GCM-SHA256:ECDHE-ECDSA-CHACHA20-POLY1305:"
+    b"ECDHE-ECDSA-AES128-SHA:ECDHE-ECDSA-AES256-SHA:"
+    b"ECDHE-RSA-AES128-GCM-SHA256:ECDHE-RSA-CHACHA20-POLY1305"
+)
+_CONNECT = private_name(RTCPeerConnection, "connect")
+
+
+_HALT_S = 0.7
+_PART_S = 0.7  # for each part of closing
+
+
+async def _guarded(closing: Coroutine[Any, Any, None]) -> None:
+    """Wait for a part of closing, but not for ever; a part that fails does not stop the others."""
+    try:
+        await asyncio.wait_for(closing, _PART_S)
+    except Exception:
+        _logger.debug("a part of a connection could not be closed", exc_info=True)
+
+
+class _Quiet(logging.Filter):
+    """Logs at DEBUG what aioice logs at INFO: the addresses of both sides."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if record.levelno == logging.INFO:
+            record.levelno, record.levelname = logging.DEBUG, "DEBUG"
+            return logging.getLogger(record.name).isEnabledFor(logging.DEBUG)
+        return True
+
+
+_QUIET = _Quiet()
+
+
+def tune() -> None:
+    """Check aiortc and keep addresses out of its log; may be called any number of times.
+
+    Raises:
+        ConfigError: If it is a version that this was not made for.
+    """
+    check_version(aiortc.__version__)
+    for name in ("aioice.ice", "aioice.turn", "aioice.mdns"):
+        logging.getLogger(name).addFilter(_QUIET)  # a filter that is there is not added again
+
+
+class _Certificate(RTCCertificate):
+    def _create_ssl_context(self, srtp_profiles: Any) -> SSL.Context:
+        context = super()._create_ssl_context(srtp_profiles)
+        context.set_cipher_list(_CIPHERS)
+        return context
+
+
+class TunedConnection(RTCPeerConnection):
+    """A peer connection with our own receivers and senders.
+
+    Args:
+        options: Codec, bitrates, ICE servers.
+        video: Makes what an incoming video stream is decoded with.
+        audio: Makes what takes incoming sound.
+        failed: Called if connecting failed with an error, which aiortc would let pass.
+        one_transport: Whether an offer of ours puts everything on one transport.
+    """
+
+    def __init__(
+        self,
+        options: PeerOptions,
+        *,
+        video: Callable[[], VideoInlet],
+        audio: Callable[[], AudioInlet],
+        failed: Callable[[Exception], None],
+        one_transport: bool = False,
+    ) -> None:
+        tune()
+        self._options = options
+        self._make_video = video
+        self._make_audio = audio
+        self._failed = failed
+        self._closing: asyncio.Future[None] | None = None
+        self._connecting: set[asyncio.Task[Any]] = set()  # at most one a description
+        servers = [
+            RTCIceServer(
+                urls=list(server.urls), username=server.username, credential=server.credential
+            )
+            for server in options.ice_servers
+        ]
+        # An empty list means none; None would mean a public server.
+        super().__init__(
+            RTCConfiguration(
+                iceServers=servers,
+                bundlePolicy=(
+                    RTCBundlePolicy.MAX_BUNDLE if one_transport else RTCBundlePolicy.BALANCED
+                ),
+            )
+        )
+        replace_private(
+            self, RTCPeerConnection, "certificates", [_Certificate.generateCertificate()]
+        )
+
+    async def close(self) -> None:
+        """Close it, within two seconds; nothing is left running or open, whatever goes wrong."""
+        if self._closing is None:
+            self._closing = asyncio.ensure_future(self._close_all())
+        await asyncio.shield(self._closing)
+
+    async def _close_all(self) -> None:
+        receivers = self.getReceivers()
+        transports = {receiver.transport for receiver in receivers}
+        if self.sctp is not None:
+            transports.add(self.sctp.transport)
+        transports.discard(None)  # of a section that was refused half-way
+        for receiver in receivers:
+            assert isinstance(receiver, TunedReceiver)
+            await receiver.halt(_HALT_S)
+        await _guarded(super().close())
+        # What follows does nothing where the closing above went well.
+        for transport in transports:
+            await _guarded(transport.stop())
+            await _guarded(transport.transport.stop())
+            for protocol in getattr(transport.transport._connection, "_protocols", ()):
+                protocol.transport.close()
+        connecting = set(self._connecting)
+        for task in connecting:
+            task.cancel()
+        if connecting:
+            await asyncio.wait(connecting, timeout=0.2)
+        for transport in transports:
+            # aioice begins with these checks even if it was closed just before, and never ends.
+            checks = transport.transport._connection._query_consent_task
+            if checks is not None:
+                checks.cancel()
+        self.remove_all_listeners()
+
+    # The names are those that aiortc's own methods are called by from inside.
+
+    async def _RTCPeerConnection__connect(self) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._connecting.add(task)
+        try:
+            await getattr(super(), _CONNECT)()
+        except Exception as exc:
+            self._failed(exc)
+        finally:
+            self._connecting.discard(task)
+
+    def _RTCPeerConnection__createTransceiver(
+        self, direction: str, kind: str, sender_track: MediaStreamTrack | None = None
+    ) -> RTCRtpTransceiver:
+        create = getattr(super(), private_name(RTCPeerConnection, "createTransceiver"))
+        transceiver: RTCRtpTransceiver = create(direction, kind, None)
+        stock = transceiver.sender
+        options = self._options
+        rates = Rates(options.bitrate, options.min_bitrate, options.max_bitrate)
+        sender = TunedSender(kind, stock.transport, rates)
+        sender._stream_id = stock._stream_id
+        if sender_track is not None:
+            sender.replaceTrack(sender_track)
+        receiver = TunedReceiver(
+            kind,
+            stock.transport,
+            self._make_video() if kind == "video" else self._make_audio(),
+        )
+        receiver._set_rtcp_ssrc(sender._ssrc)
+        replace_private(transceiver, RTCRtpTransceiver, "sender", sender)
+        replace_private(transceiver, RTCRtpTransceiver, "receiver", receiver)
+        transceiver.setCodecPreferences(_preferred(kind, options.prefer))
+        return transceiver
+
+
+def _preferred(kind: str, prefer: str) -> list[Any]:
+    """Return the codecs to agree on, best first."""
+    codecs = RTCRtpSender.getCapabilities(kind).codecs
+    if kind == "audio":
+        return [codec for codec in codecs if codec.name.lower() == "opus"]
+    again = [codec for codec in codecs if codec.name.lower() == "rtx"]
+    video = [codec for codec in codecs if codec not in again]
+    # Of the two profiles the constrained one is what browsers encode in hardware, too.
+    video.sort(
+        key=lambda codec: (
+            codec.name.upper() != prefer,
+            codec.parameters.get("profile-level-id") != "42e01f",
+        )
+    )
+    return video + again

@@ -1,0 +1,429 @@
+"""The whole server: real connections, the real model, real pictures."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime
+import os
+import random
+import signal
+import ssl
+import sys
+import threading
+import time
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import anyio
+import numpy as np
+import psutil
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+from numpy.typing import NDArray
+
+from streamseg.errors import SourceOpenError
+from streamseg.session.serve import ServeSession
+from streamseg.session.serve_config import load_serve_config
+from streamseg.webrtc.client import WhepSource, WhipSink
+from tests.support.calling import Caller, sample_pictures
+from tests.unit.webrtc.fakes import OFFERS
+from tests.unit.webrtc.test_signals import mutated
+
+pytestmark = [pytest.mark.integration, pytest.mark.anyio]
+
+NAVY = (0, 0, 128)
+SDP = {"Content-Type": "application/sdp"}
+
+
+async def serving(**overrides: Any) -> ServeSession:
+    given = {
+        "server.port": 0,
+        **{key.replace("__", "."): value for key, value in overrides.items()},
+    }
+    return ServeSession(load_serve_config(None, given))
+
+
+@pytest.fixture(autouse=True)
+async def nothing_left_behind() -> AsyncIterator[None]:
+    tasks, threads = len(asyncio.all_tasks()), threading.active_count()
+    yield
+    # anyio's worker threads stay for the next; all others have gone, and so have the model's.
+    await until(lambda: len(asyncio.all_tasks()) <= tasks)
+    await until(lambda: not psutil.Process().children(recursive=True))
+    await until(lambda: len(named_threads()) <= threads)
+
+
+def named_threads() -> list[threading.Thread]:
+    pools = ("AnyIO", "asyncio_")
+    return [each for each in threading.enumerate() if not each.name.startswith(pools)]
+
+
+async def until(condition: Any, seconds: float = 10.0) -> None:
+    with anyio.fail_after(seconds):
+        while not condition():
+            await anyio.sleep(0.02)
+
+
+def share_of(rgb: NDArray[np.uint8], colour: tuple[int, int, int]) -> float:
+    """Which share of a picture has about this colour."""
+    away = np.abs(rgb.astype(int) - np.array(colour)).max(axis=2)
+    return float((away < 40).mean())
+
+
+async def test_call_has_its_background_replaced_from_the_first_picture_on() -> None:
+    async with await serving() as session:
+        raw = sample_pictures(1)[0].to_ndarray(format="rgb24")
+        assert share_of(raw, NAVY) < 0.05
+        async with Caller(
+            session.server.url, effect="replace", options={"background": "navy"}
+        ) as caller:
+            pictures = await caller.next_frames(30)
+            # Hidden until there is a mask, then with the person: the room is never seen.
+            assert share_of(pictures[0], NAVY) > 0.95
+            assert min(share_of(rgb, NAVY) for rgb in pictures) > 0.4
+            await session.model.wait_loaded()
+            # Until this, the model may have been loading
+            async with asyncio.timeout(10):
+                while share_of((await caller.next_frames(1))[0], NAVY) > 0.95:
+                    pass
+            person = (await caller.next_frames(1))[0]
+            assert 0.4 < share_of(person, NAVY) < 0.9
+
+            assert await caller.ask({"mask": True}) == {"mask": True}
+            await caller.next_frames(10)
+            mask = (await caller.next_frames(1))[0].astype(int)
+            assert np.abs(mask - mask[..., :1]).max() < 40  # grey
+            assert 0.1 < float((mask[..., 1] > 200).mean()) < 0.6
+            assert await caller.ask({"mask": False}) == {"mask": False}
+
+            assert await caller.ask({"bypass": True}) == {"bypass": True}
+            await caller.next_frames(10)
+            assert share_of((await caller.next_frames(1))[0], NAVY) < 0.05
+
+            refused = await caller.ask(
+                {"effect": "replace", "options": {"background": "/etc/passwd"}}
+            )
+            assert "error" in refused
+            told = await caller.figures()
+            assert told["fps"] > 1
+            assert told["codec"] == "H264"
+
+            async with (
+                aiohttp.ClientSession() as client,
+                client.delete(f"{session.server.url}/session/{caller.session}") as response,
+            ):
+                assert response.status == 200
+            await asyncio.wait_for(caller.ended.wait(), 5)
+        assert session.server.counts().calls == 0
+        statistics = session.statistics()  # of those that have ended, too
+        assert statistics.frames_out > 50
+        assert statistics.hidden > 0
+
+
+async def test_first_picture_of_a_warm_server_comes_within_a_second() -> None:
+    async with await serving() as session:
+        await session.model.wait_loaded()
+        begun = time.monotonic()
+        async with Caller(session.server.url) as caller:
+            await asyncio.wait_for(caller.first.wait(), 10)
+            assert time.monotonic() - begun < 1.0
+
+
+async def test_whip_to_whep_with_two_viewers() -> None:
+    async with await serving(effect__name="replace", effect__background="navy") as session:
+        url = session.server.url
+        publisher = WhipSink(f"whip:{url}/whip/lobby")
+        viewers = [WhepSource(f"whep:{url}/whep/lobby") for _ in range(2)]
+        with pytest.raises(SourceOpenError):  # nobody publishes yet
+            await WhepSource(f"{url}/whep/empty").open()
+        async with publish(publisher):
+            async with viewers[0], viewers[1]:
+                for viewer in viewers:
+                    for _ in range(10):
+                        frame = await asyncio.wait_for(viewer.receive(), 10)
+                        assert share_of(frame.video.to_ndarray(format="rgb24"), NAVY) > 0.4
+                counts = session.server.counts()
+                assert (counts.publishers, counts.viewers) == (1, 2)
+            await until(lambda: session.server.counts().viewers == 0)
+        await until(lambda: session.server.counts().publishers == 0)
+
+
+class publish:
+    """Sends the sample to a sink while the block runs."""
+
+    def __init__(self, sink: WhipSink) -> None:
+        self.sink = sink
+        self.task: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> None:
+        from streamseg.frames import Frame, StreamInfo
+
+        pictures = sample_pictures()
+        from fractions import Fraction
+
+        base = Fraction(1, 90_000)
+        await self.sink.open(StreamInfo("sample", 640, 360, "yuv420p", base, live=True))
+
+        async def send() -> None:
+            for index in range(10_000):
+                video = pictures[index % len(pictures)].reformat(640, 360, "yuv420p")
+                video.pts, video.time_base = index * 3600, base
+                await self.sink.send(Frame(video, index, time.monotonic()))
+                await asyncio.sleep(0.04)
+
+        self.task = asyncio.create_task(send())
+
+    async def __aexit__(self, *args: object) -> None:
+        assert self.task is not None
+        self.task.cancel()
+        await asyncio.wait([self.task])
+        await self.sink.aclose()
+
+
+async def test_source_of_the_server_fills_a_room() -> None:
+    room = [{"name": "lobby", "source": {"uri": "test:640x360@25"}}]
+    async with await serving(room=room) as session, anyio.create_task_group() as group:
+        group.start_soon(session.run)
+        await until(lambda: session.server.rooms == 1)
+        async with WhepSource(f"{session.server.url}/whep/lobby") as viewer:
+            times = [(await asyncio.wait_for(viewer.receive(), 10)).pts_s for _ in range(10)]
+        assert times == sorted(times)
+        session.stop()
+
+
+async def test_source_that_cannot_be_opened_ends_the_server() -> None:
+    room = [{"name": "lobby", "source": {"uri": "/no/such/clip.mp4"}}]
+    async with await serving(room=room) as session:
+        with pytest.raises(SourceOpenError), anyio.fail_after(10):
+            await session.run()
+
+
+async def test_mutated_offers_beside_a_live_call(caplog) -> None:
+    """500 of them: none a 500, nothing leaks, and the call does not notice."""
+    chance = random.Random(7)
+    limits = {"limits__offers_per_minute": 10_000, "limits__pending_per_address": 500}
+    async with await serving(**limits, limits__sessions=600) as session:
+        url = session.server.url
+        await session.model.wait_loaded()
+        async with Caller(url) as caller, aiohttp.ClientSession() as client:
+            await caller.next_frames(10)
+            begun, frames = time.monotonic(), caller.frames
+            await caller.next_frames(50)
+            alone = (caller.frames - frames) / (time.monotonic() - begun)
+            fds = psutil.Process().num_fds()
+            tasks = len(asyncio.all_tasks())
+            statuses: dict[int, int] = {}
+            begun, frames = time.monotonic(), caller.frames
+            originals = [path.read_bytes().decode() for path in sorted(OFFERS.glob("*.sdp"))]
+            for number in range(500):
+                sdp = mutated(chance.choice(originals), chance)
+                if number % 2:
+                    post = client.post(f"{url}/offer", json={"sdp": sdp, "type": "offer"})
+                else:
+                    post = client.post(f"{url}/whip/r{number}", data=sdp.encode(), headers=SDP)
+                async with post as response:
+                    status, text = response.status, await response.text()
+                statuses[status] = statuses.get(status, 0) + 1
+                if status == 200:
+                    await client.delete(f"{url}/session/{(await response.json())['session']}")
+                elif status == 201:
+                    await client.delete(f"{url}{response.headers['Location']}")
+                else:
+                    assert 400 <= status < 500, text
+                await asyncio.sleep(0.004)
+            rate = (caller.frames - frames) / (time.monotonic() - begun)
+            assert sum(statuses.values()) == 500
+            assert sum(count for status, count in statuses.items() if status >= 400) > 100
+            assert rate > 0.6 * alone  # both callers share this process and its cores
+            assert session.server.counts().calls == 1
+            await until(lambda: psutil.Process().num_fds() <= fds + 2)
+            await until(lambda: len(asyncio.all_tasks()) <= tasks + 2)
+    assert "a request failed" not in caplog.text
+
+
+async def test_connects_and_disconnects_leave_nothing() -> None:
+    """The server alone, in a process of its own: callers take memory too."""
+    pictures = sample_pictures(10)
+    async with served() as (url, server):
+
+        async def some(count: int) -> tuple[int, int, int]:
+            for _ in range(count):
+                async with Caller(url, pictures=pictures) as caller:
+                    await asyncio.wait_for(caller.first.wait(), 10)
+            return await settled(server)
+
+        fds, threads, rss = await some(5)
+        fds_after, threads_after, rss_after = await some(15)
+        assert fds_after <= fds
+        assert threads_after <= threads + 2  # workers of a pool that is not full yet
+        assert rss_after - rss < 25e6
+
+
+async def settled(server: psutil.Process) -> tuple[int, int, int]:
+    """Return descriptors, threads and memory of a process once its memory is given back."""
+    lowest = server.memory_info().rss
+    for _ in range(20):
+        await anyio.sleep(0.1)
+        lowest = min(lowest, server.memory_info().rss)
+    return server.num_fds(), server.num_threads(), lowest
+
+
+async def test_killed_caller_is_gone_within_ten_seconds() -> None:
+    async with await serving() as session:
+        caller = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "tests.support.calling",
+            session.server.url,
+            stdout=asyncio.subprocess.PIPE,
+        )
+        assert caller.stdout is not None
+        assert await asyncio.wait_for(caller.stdout.readline(), 20) == b"first\n"
+        fds = psutil.Process().num_fds()
+        caller.kill()
+        await caller.wait()
+        await until(lambda: session.server.counts().calls == 0, 10)
+        assert psutil.Process().num_fds() < fds
+
+
+async def test_model_process_that_dies_hides_and_comes_back() -> None:
+    async with (
+        await serving() as session,
+        Caller(session.server.url, effect="replace", options={"background": "navy"}) as caller,
+    ):
+        await session.model.wait_loaded()
+        async with asyncio.timeout(10):
+            while share_of((await caller.next_frames(1))[0], NAVY) > 0.95:
+                pass
+        os.kill(session.model.pool.pids[0], signal.SIGKILL)
+        shares = [share_of(rgb, NAVY) for rgb in await caller.next_frames(40)]
+        assert min(shares) > 0.4  # the room is not seen for a single picture
+        assert max(shares) > 0.95  # and for some of them nothing is
+        async with asyncio.timeout(15):
+            while share_of((await caller.next_frames(1))[0], NAVY) > 0.95:
+                pass
+        assert session.statistics().worker_restarts == 1
+
+
+SERVE = """
+import asyncio, sys
+from streamseg.session.serve import run_server
+from streamseg.session.serve_config import load_serve_config
+config = load_serve_config(None, {"server.port": 0, "limits.offers_per_minute": 1000})
+asyncio.run(run_server(config, on_ready=lambda s: print(s.server.url, flush=True)))
+"""
+
+
+@asynccontextmanager
+async def served() -> AsyncIterator[tuple[str, psutil.Process]]:
+    """Run a server in a process; at the end SIGTERM must end it cleanly within 5 s."""
+    server = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-W",
+        "error",
+        "-c",
+        SERVE,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    assert server.stdout is not None
+    try:
+        url = (await asyncio.wait_for(server.stdout.readline(), 20)).decode().strip()
+        process = psutil.Process(server.pid)
+        yield url, process
+        children = process.children(recursive=True)
+        server.terminate()
+        _, errors = await asyncio.wait_for(server.communicate(), 5)
+        assert server.returncode == 0
+        assert errors == b""
+        assert not any(child.is_running() for child in children)
+    finally:
+        if server.returncode is None:
+            server.kill()
+            await server.communicate()
+
+
+async def test_sigterm_ends_calls_and_exits() -> None:
+    async with AsyncExitStack() as stack:
+        async with served() as (url, _):
+            caller = await stack.enter_async_context(Caller(url))
+            await asyncio.wait_for(caller.first.wait(), 15)
+        await asyncio.wait_for(caller.ended.wait(), 5)
+
+
+async def test_metrics_are_of_all_sessions() -> None:
+    async with await serving() as session:
+        async with Caller(session.server.url) as caller:
+            await caller.next_frames(10)
+            text = await page(session, "/metrics")
+            assert 'streamseg_sessions{kind="call"} 1.0' in text
+        await until(lambda: session.server.counts().calls == 0)
+        delivered = value(await page(session, "/metrics"), "streamseg_frames_delivered_total")
+        assert delivered >= value(text, "streamseg_frames_delivered_total") > 5
+
+
+async def page(session: ServeSession, path: str) -> str:
+    async with (
+        aiohttp.ClientSession() as client,
+        client.get(session.server.url + path) as response,
+    ):
+        assert response.status == 200
+        return await response.text()
+
+
+def value(text: str, name: str) -> float:
+    return float(next(line for line in text.splitlines() if line.startswith(f"{name} ")).split()[1])
+
+
+async def test_another_host_is_served_with_a_certificate(tmp_path: Path) -> None:
+    cert, key = certificate(tmp_path)
+    overrides = {"server__host": "0.0.0.0", "server__tls_cert": cert, "server__tls_key": key}
+    async with await serving(**overrides) as session:
+        port = session.server.url.rpartition(":")[2]
+        context = ssl.create_default_context(cafile=cert)
+        async with aiohttp.ClientSession() as client:
+            own = f"https://localhost:{port}"
+            for origin, status in ((own, 400), ("https://evil.example", 403)):
+                async with client.post(
+                    f"{own}/offer", json={}, headers={"Origin": origin}, ssl=context
+                ) as response:
+                    assert response.status == status
+        # Who says nothing of TLS gets nothing
+        reader, writer = await asyncio.open_connection("127.0.0.1", int(port))
+        writer.write(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert b"HTTP" not in await asyncio.wait_for(reader.read(), 5)
+        writer.close()
+
+
+def certificate(folder: Path) -> tuple[str, str]:
+    """Write a self-signed certificate and its key, and return their paths."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
+    now = datetime.datetime.now(datetime.UTC)
+    cert = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(hours=1))
+        .not_valid_after(now + datetime.timedelta(hours=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    paths = folder / "cert.pem", folder / "key.pem"
+    paths[0].write_bytes(cert.public_bytes(serialization.Encoding.PEM))
+    paths[1].write_bytes(
+        key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        )
+    )
+    return str(paths[0]), str(paths[1])
