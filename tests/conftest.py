@@ -61,5 +61,11 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
             timeout=300,
         )
         folder.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copytree(made, folder)
+        mine = folder.with_name(f"{folder.name}.{os.getpid()}")
+        shutil.copytree(made, mine)
+        try:
+            mine.rename(folder)
+        except OSError:  # another test process was quicker
+            shutil.rmtree(mine)
+            assert folder.exists()
     return folder
