@@ -290,6 +290,7 @@ async def test_libwebrtc_720p_both_ways() -> None:
         await asyncio.wait_for(peer.closed.wait(), 8)
 
 
+@pytest.mark.browser
 async def test_chromium_h264_both_ways() -> None:
     script = (
         f"window.parameters = {json.dumps({'resize': [640, 480], 'resizeAfter': 2500})};"

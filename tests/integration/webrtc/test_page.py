@@ -19,7 +19,7 @@ from tests.support.serving import Serving
 if TYPE_CHECKING:
     from playwright.sync_api import Page
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.browser]
 
 SAMPLE = Path(__file__).parents[2] / "media" / "sample.mp4"
 # Of the sample, 640x360, as long as the camera plays it: shelves with books, and a space suit.

@@ -16,7 +16,7 @@ from tests.support.serving import Serving
 if TYPE_CHECKING:
     from playwright.sync_api import Page
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.browser]
 
 TOKEN = "correct-horse-battery-staple"
 
