@@ -14,13 +14,56 @@ from streamseg.models.labels import VOC_LABELS
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["Card", "Model", "load_card", "people_labels"]
+__all__ = ["Card", "InstanceRule", "MaskRule", "Model", "Task", "load_card", "people_labels"]
 
 _PEOPLE = frozenset({"SELFIE", "PERSON"})
 _MAX_CARD_BYTES = 1 << 20
 
 Triple = tuple[float, float, float]
 Positive = Annotated[int, Field(gt=0, le=8192)]
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+Task = Literal[
+    "semantic-segmentation", "instance-segmentation", "mask-classification", "classification"
+]
+
+
+class InstanceRule(BaseModel):
+    """How the objects of an instance model are chosen: the table ``[instance]`` of its card.
+
+    Attributes:
+        confidence: Objects with a lower score are left out.
+        iou: Of two boxes of one class that overlap by more than this, the better one stays.
+        max_instances: How many objects are returned at most, the best ones first.
+        suppress: Whether overlapping boxes must be removed; not where the graph does it.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    confidence: Share = 0.5
+    iou: Share = 0.5
+    max_instances: Positive = 100
+    suppress: bool = True
+
+
+class MaskRule(BaseModel):
+    """How a model that returns class and mask logits for each of its queries is read: ``[masks]``.
+
+    Attributes:
+        family: Whose rules of post-processing hold; they differ in what mask logits are resized
+            to and in what is multiplied with what.
+        subtasks: What the model was trained for, the first one by default.
+        fused: Labels whose segments share one id: sky and road have no instances.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    family: Literal["maskformer", "mask2former", "detr"]
+    subtasks: tuple[Literal["panoptic", "instance", "semantic"], ...] = (
+        "panoptic",
+        "instance",
+        "semantic",
+    )
+    fused: tuple[str, ...] = ()
 
 
 class Card(BaseModel):
@@ -30,7 +73,11 @@ class Card(BaseModel):
         name: Short name.
         title: One line for lists.
         description: What it is good for.
-        task: What it does.
+        task: What it does, which says what its outputs are. ``semantic-segmentation``: [1, K, H, W].
+            ``classification``: [1, K]. ``instance-segmentation``: boxes [1, N, 4] (x0, y0, x1, y1 in
+            pixels of the model's input), [1, N, 2] (score, class index), mask logits [1, N, H, W].
+            ``mask-classification``: class logits [1, Q, K + 1], the last one for "nothing", and mask
+            logits [1, Q, H, W].
         labels: Names of the classes, in the order of the output's channels; None derives them
             from the number of channels. A model of one channel has two labels: the foreground,
             whose probability the channel is, and the background.
@@ -40,6 +87,9 @@ class Card(BaseModel):
         sampling: Where the model's pixels lie in the picture. ``centre``: pixel i covers its share
             of the picture, as in most pipelines. ``corner``: pixel i is the picture's point
             ``i * width / model_width``, interpolated without a filter, as MediaPipe takes it.
+        resample: How a still picture is stretched to the model's size.
+        antialias: Whether it is low-pass filtered when it becomes smaller, as Pillow does it.
+        letterbox: Whether it keeps its shape, with grey bars, instead of being stretched.
         output: ``probability`` (in [0, 1] already) or ``logits``; None means ``probability`` for
             one channel and ``logits`` for several.
         licence: SPDX identifier of the weights' licence.
@@ -48,6 +98,9 @@ class Card(BaseModel):
         sha256: SHA-256 of the .pte.
         size_bytes: Size of the .pte in bytes.
         verified_with: What the .pte was compared with, and the result.
+        url: Where the .pte can be fetched from; empty for what is bundled or the user's own.
+        instance: How objects are chosen; for ``instance-segmentation``.
+        masks: How queries are read; for ``mask-classification``, where it must be given.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -55,12 +108,15 @@ class Card(BaseModel):
     name: str
     title: str = ""
     description: str = ""
-    task: Literal["semantic-segmentation"] = "semantic-segmentation"
+    task: Task = "semantic-segmentation"
     labels: tuple[str, ...] | None = None
     input_size: tuple[Positive, Positive] | None = None
     mean: Triple = (0.0, 0.0, 0.0)
     std: Triple = (1.0, 1.0, 1.0)
     sampling: Literal["centre", "corner"] = "centre"
+    resample: Literal["nearest", "bilinear", "bicubic", "lanczos"] = "bilinear"
+    antialias: bool = False
+    letterbox: bool = False
     output: Literal["probability", "logits"] | None = None
     licence: str = ""
     source: str = ""
@@ -68,6 +124,9 @@ class Card(BaseModel):
     sha256: str = ""
     size_bytes: int | None = None
     verified_with: str = ""
+    url: str = ""
+    instance: InstanceRule = InstanceRule()
+    masks: MaskRule | None = None
 
     @model_validator(mode="after")
     def _check(self) -> Card:
@@ -75,6 +134,8 @@ class Card(BaseModel):
             raise ValueError("labels must be different from each other")
         if min(self.std) <= 0:
             raise ValueError("std must be above 0")
+        if (self.task == "mask-classification") != (self.masks is not None):
+            raise ValueError("the table [masks] belongs to the task mask-classification")
         return self
 
 

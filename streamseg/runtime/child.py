@@ -3,7 +3,7 @@
 It is started by ``process.py`` with nothing but its arguments, speaks JSON lines over standard
 input and output, and exchanges pixels and masks through shared memory:
 
-    <- {"loaded": {"input": [...], "output": [...], ...}}     or {"error": "..."} and it ends
+    <- {"loaded": {"input": [...], "outputs": [...], ...}}    or {"error": "..."} and it ends
     -> {"attach": {"size": N, "layout": {...}, ...}}
     -> {"run": {"slot": 0, "index": 12}}
     <- {"done": {"slot": 0, "index": 12, "ms": 3.6}}          or {"failed": {..., "text": "..."}}
@@ -38,7 +38,9 @@ __all__ = ["main"]
 
 _WHOLE_TORCH = "STREAMSEG_WHOLE_TORCH"
 _FLOAT32 = 6  # ScalarType::Float of ExecuTorch's scalar_type.h
+_OUTPUT_TYPES = {0, 3, 4, _FLOAT32, 11}  # Byte, Int, Long, Float, Bool: all are given as float32
 _MAX_PIXELS = 4096 * 4096
+_MAX_VALUES = 1 << 28  # of one output
 _SMALL_INPUT = 256 * 256  # up to this many pixels one thread is as fast as several
 
 _ERROR_CODE = re.compile(r"\b0x:?([0-9a-fA-F]{1,4})\b")  # one of its messages has a colon inside
@@ -110,7 +112,7 @@ def _rehearse() -> None:
     for channels in (1, 2):
         layout = SlotLayout((1, 1), (2, 2), mask_classes=(0, 1), class_map=True, wide_classes=False)
         memory = bytearray(layout.slot_bytes)
-        _, masks, class_map = (_tensor_at(memory, region) for region in layout.regions(0))
+        masks, class_map = (_tensor_at(memory, region) for region in layout.regions(0)[1:3])
         for output in ("logits", "probability"):
             write_result(torch.zeros((channels, 2, 2)), output, (0, 1), masks, class_map)
 
@@ -123,7 +125,7 @@ def _start_over(replies: TextIO) -> NoReturn:
 
 
 class _Model:
-    """A loaded .pte whose ``forward`` takes [1, 3, H, W] float32."""
+    """A loaded .pte whose ``forward`` takes [1, 3, H, W] float32 and returns tensors."""
 
     def __init__(self, pybindings: Any, path: str, threads: int, cores: int) -> None:
         import torch
@@ -136,7 +138,7 @@ class _Model:
         except (RuntimeError, MemoryError, ValueError) as exc:
             raise _ModelProblem(_explain(exc)) from exc
         self._input = self._checked_input(meta)
-        self._output = self._checked_output(meta)
+        self._outputs = self._checked_outputs(meta)
         if threads < 1:
             small = self._input[2] * self._input[3] <= _SMALL_INPUT
             threads = 1 if small else cores
@@ -149,12 +151,13 @@ class _Model:
         try:
             self._module = pybindings._load_for_executorch(path)
             black = torch.zeros((*self._input[2:], 3), dtype=torch.uint8)
-            maps = self.run(black, *_normalisation((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)))
+            outputs = self.run(black, *_normalisation((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)))
         except (RuntimeError, MemoryError, ValueError) as exc:
             raise _ModelProblem(_explain(exc)) from exc
-        returned = (1, *maps.shape)
-        if returned != self._output:
-            raise _ModelProblem(f"it returned {list(returned)}, but says {list(self._output)}")
+        for returned, said in zip(outputs, self._outputs, strict=True):
+            # What it says is an upper bound: how many objects there are depends on the picture.
+            if returned.dim() != len(said) or any(map(int.__gt__, returned.shape, said)):
+                raise _ModelProblem(f"it returned {list(returned.shape)}, but says {list(said)}")
         self._load_ms = (time.perf_counter() - started) * 1e3
 
     @staticmethod
@@ -172,31 +175,34 @@ class _Model:
         return sizes
 
     @staticmethod
-    def _checked_output(meta: Any) -> tuple[int, ...]:
+    def _checked_outputs(meta: Any) -> list[tuple[int, ...]]:
         if meta.num_outputs() < 1:
             raise _ModelProblem("it returns nothing, expected [1, classes, height, width]")
-        info = meta.output_tensor_meta(0)
-        sizes = tuple(info.sizes())
-        if len(sizes) != 4 or sizes[0] != 1 or min(sizes) < 1:
-            raise _ModelProblem(
-                f"its output is {list(sizes)}, expected [1, classes, height, width]"
-            )
-        if sizes[2] * sizes[3] > _MAX_PIXELS:
-            raise _ModelProblem(f"its output {list(sizes)} has over {_MAX_PIXELS} pixels")
-        if info.dtype() != _FLOAT32:
-            raise _ModelProblem(f"its output has scalar type {info.dtype()}, expected float32 (6)")
-        return sizes
+        found = []
+        for index in range(meta.num_outputs()):
+            info = meta.output_tensor_meta(index)
+            sizes = tuple(info.sizes())
+            if min(sizes, default=1) < 1:
+                raise _ModelProblem(f"its output is {list(sizes)}, expected sizes above 0")
+            if math.prod(sizes[-2:]) > _MAX_PIXELS or math.prod(sizes) > _MAX_VALUES:
+                raise _ModelProblem(f"its output {list(sizes)} has over {_MAX_PIXELS} pixels")
+            if info.dtype() not in _OUTPUT_TYPES or (index == 0 and info.dtype() != _FLOAT32):
+                raise _ModelProblem(
+                    f"its output has scalar type {info.dtype()}, expected float32 (6)"
+                )
+            found.append(sizes)
+        return found
 
     def describe(self) -> dict[str, Any]:
         return {
             "input": self._input,
-            "output": self._output,
+            "outputs": self._outputs,
             "load_ms": self._load_ms,
             "threads": self._threads,
         }
 
     def run(self, pixels: Any, scale: Any, offset: Any) -> Any:
-        """Return the logits or probabilities: (K, H, W) float32.
+        """Return the outputs, tensors in the model's own memory: the next run overwrites them.
 
         Args:
             pixels: (H, W, 3) uint8 RGB, a tensor as the others.
@@ -206,9 +212,7 @@ class _Model:
         tensor = self._tensor[0]
         tensor.copy_(pixels.permute(2, 0, 1))
         tensor.mul_(scale).add_(offset)
-        # The outputs stay in the module's memory: they are consumed before the next run.
-        outputs = self._module.forward((self._tensor,), clone_outputs=False)
-        return outputs[0][0]
+        return self._module.forward((self._tensor,), clone_outputs=False)
 
 
 class _Job:
@@ -220,23 +224,46 @@ class _Job:
 
         layout = SlotLayout.from_json(attach["layout"])
         memory = SharedMemory.attach(memory_handle, attach["size"])
-        self._slots = [
-            [_tensor_at(memory, region) for region in layout.regions(slot)]
-            for slot in range(attach["slots"])
-        ]
+        self._slots = []
+        for slot in range(attach["slots"]):
+            *arrays, raw = layout.regions(slot)
+            raw_tensors = [_tensor_at(memory, region) for region in raw]
+            self._slots.append(([_tensor_at(memory, region) for region in arrays], raw_tensors))
         self._classes = layout.mask_classes
         self._class_map = layout.class_map
         self._scale, self._offset = _normalisation(attach["mean"], attach["std"])
         self._output: str = attach["output"]
 
-    def run(self, model: _Model, slot: int) -> None:
+    def run(
+        self, model: _Model, slot: int, classes: Sequence[int] | None
+    ) -> list[tuple[int, ...]] | None:
+        """Run the model on a slot's pixels and write what was agreed on.
+
+        Args:
+            model: The model.
+            slot: Index of the slot.
+            classes: Indices of those classes, among the agreed ones, whose masks are wanted;
+                None for all of them.
+
+        Returns:
+            The shapes of the raw outputs, where these were agreed on.
+        """
         from streamseg.runtime.postprocess import write_result
 
-        pixels, masks, class_map = self._slots[slot]
-        maps = model.run(pixels, self._scale, self._offset)
+        (pixels, masks, class_map), raw = self._slots[slot]
+        outputs = model.run(pixels, self._scale, self._offset)
+        if raw:
+            for output, target in zip(outputs, raw, strict=True):
+                target.reshape(-1)[: output.numel()].copy_(output.reshape(-1))
+            return [tuple(output.shape) for output in outputs]
         write_result(
-            maps, self._output, self._classes, masks, class_map if self._class_map else None
+            outputs[0][0],
+            self._output,
+            self._classes if classes is None else classes,
+            masks,
+            class_map if self._class_map else None,
         )
+        return None
 
 
 def _normalisation(mean: Sequence[float], std: Sequence[float]) -> tuple[Any, Any]:
@@ -276,12 +303,13 @@ def _serve(model: _Model, memory_handle: str, replies: TextIO) -> None:
         run = message["run"]
         started = time.perf_counter()
         try:
-            job.run(model, run["slot"])
+            shapes = job.run(model, run["slot"], run.pop("classes", None))
         except (RuntimeError, MemoryError, ValueError) as exc:
             _reply(replies, {"failed": {**run, "text": _explain(exc)}})
         else:
             ms = (time.perf_counter() - started) * 1e3
-            _reply(replies, {"done": {**run, "ms": ms}})
+            done = {**run, "ms": ms} if shapes is None else {**run, "ms": ms, "shapes": shapes}
+            _reply(replies, {"done": done})
 
 
 def _reply(replies: TextIO, message: dict[str, Any]) -> None:

@@ -44,21 +44,23 @@ class SlotLayout(NamedTuple):
         mask_classes: Class indices whose probability maps the child writes, in this order.
         class_map: Whether the child also writes the most probable class of each pixel.
         wide_classes: Whether the class map is int32 (over 256 classes) instead of uint8.
+        raw: Shapes of the outputs that the child writes as the model returned them, as float32.
     """
 
     input_size: tuple[int, int]
-    output_size: tuple[int, int]
-    mask_classes: tuple[int, ...]
-    class_map: bool
-    wide_classes: bool
+    output_size: tuple[int, int] = (0, 0)
+    mask_classes: tuple[int, ...] = ()
+    class_map: bool = False
+    wide_classes: bool = False
+    raw: tuple[tuple[int, ...], ...] = ()
 
     @property
     def slot_bytes(self) -> int:
         """Size of one slot in bytes."""
         return sum(_aligned(shape, dtype) for shape, dtype in self._arrays())
 
-    def regions(self, slot: int) -> tuple[Region, Region, Region]:
-        """Return where the pixels, the masks and the class map of one slot lie.
+    def regions(self, slot: int) -> tuple[Region, Region, Region, tuple[Region, ...]]:
+        """Return where the pixels, the masks, the class map and the raw outputs of a slot lie.
 
         Args:
             slot: Index of the slot.
@@ -68,8 +70,8 @@ class SlotLayout(NamedTuple):
         for shape, dtype in self._arrays():
             found.append(Region(offset, shape, dtype))
             offset += _aligned(shape, dtype)
-        pixels, masks, class_map = found
-        return pixels, masks, class_map
+        pixels, masks, class_map, *raw = found
+        return pixels, masks, class_map, tuple(raw)
 
     def views(self, buffer: Any, slot: int) -> SlotViews:
         """Return the arrays of one slot, all sharing ``buffer``.
@@ -80,12 +82,11 @@ class SlotLayout(NamedTuple):
         """
         import numpy as np
 
-        return SlotViews(
-            *(
-                np.ndarray(region.shape, region.dtype, buffer=buffer, offset=region.offset)
-                for region in self.regions(slot)
-            )
-        )
+        def view(region: Region) -> Any:
+            return np.ndarray(region.shape, region.dtype, buffer=buffer, offset=region.offset)
+
+        pixels, masks, class_map, raw = self.regions(slot)
+        return SlotViews(view(pixels), view(masks), view(class_map), tuple(map(view, raw)))
 
     def _arrays(self) -> tuple[tuple[tuple[int, ...], str], ...]:
         height, width = self.output_size
@@ -96,6 +97,7 @@ class SlotLayout(NamedTuple):
                 (height, width) if self.class_map else (0, 0),
                 "int32" if self.wide_classes else "uint8",
             ),
+            *((shape, "float32") for shape in self.raw),
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -111,15 +113,17 @@ class SlotLayout(NamedTuple):
             mask_classes=tuple(values["mask_classes"]),
             class_map=values["class_map"],
             wide_classes=values["wide_classes"],
+            raw=tuple(tuple(shape) for shape in values["raw"]),
         )
 
 
 class SlotViews(NamedTuple):
-    """Arrays over one slot: ``pixels`` (H, W, 3) uint8 RGB, ``masks`` (K, H, W) float32, map."""
+    """Arrays over one slot: ``pixels`` (H, W, 3) uint8 RGB, ``masks`` (K, H, W) float32, map, raw."""
 
     pixels: NDArray[np.uint8]
     masks: NDArray[np.float32]
     class_map: NDArray[Any]
+    raw: tuple[NDArray[np.float32], ...]
 
 
 def _aligned(shape: tuple[int, ...], dtype: str) -> int:

@@ -10,29 +10,25 @@ fails it, so that one bad frame cannot keep a job going round for ever.
 from __future__ import annotations
 
 import asyncio
-import difflib
 import logging
+import math
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import anyio
 
 from streamseg.abc import Resource
-from streamseg.errors import (
-    ConfigError,
-    ModelError,
-    WorkerDiedError,
-    WorkerError,
-    WorkerTimeoutError,
-)
-from streamseg.models.card import people_labels
+from streamseg.errors import ModelError, WorkerDiedError, WorkerError, WorkerTimeoutError
+from streamseg.runtime.classes import WantedLabels, choose_classes
 from streamseg.runtime.layout import SlotLayout
 from streamseg.runtime.process import LoadedModel, ModelProcess, usable_cores
+from streamseg.runtime.starting import Starter
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     # The pool can be at work before numpy is there: see ``prepare``
     import numpy as np
     from numpy.typing import NDArray
@@ -40,15 +36,12 @@ if TYPE_CHECKING:
     from streamseg.models.card import Model
     from streamseg.runtime.layout import SlotViews
 
-__all__ = ["ModelResult", "PoolStatistics", "WantedLabels", "WorkerPool", "choose_classes"]
-
-WantedLabels = Sequence[str] | Literal["people", "all"] | Callable[[tuple[str, ...]], Sequence[str]]
+__all__ = ["ModelResult", "PoolStatistics", "WorkerPool"]
 
 _log = logging.getLogger(__name__)
 
 _SLOTS = 2
 _MAX_ATTEMPTS = 3
-_LOAD_TIMEOUT_S = 120.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,11 +52,13 @@ class ModelResult:
         masks: (K, H, W) float32 in [0, 1], one for each class asked for, in that order.
         class_map: (H, W) uint8 or int32, or None if it was not asked for.
         model_ms: Time in the model process, in milliseconds.
+        raw: float32 copies of the outputs as the model returned them, where these were asked for.
     """
 
     masks: NDArray[np.float32]
     class_map: NDArray[np.uint8] | NDArray[np.int32] | None
     model_ms: float
+    raw: tuple[NDArray[np.float32], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +74,7 @@ class _Request:
     index: int
     pixels: NDArray[np.uint8]
     future: asyncio.Future[ModelResult]
+    classes: Sequence[int] | None = None
     attempts: int = 0
 
 
@@ -107,6 +103,8 @@ class WorkerPool(Resource):
             ``people`` for those that mean a person (all where there are none), ``all``, or a
             function from all labels of the model to the wanted ones.
         class_map: Whether the class map is returned.
+        raw: Whether the outputs are returned as they are, of any number and shape, instead of
+            probability maps and the class map; for models that do not give a class to each pixel.
     """
 
     def __init__(
@@ -119,15 +117,16 @@ class WorkerPool(Resource):
         attempts: int = _MAX_ATTEMPTS,
         labels: WantedLabels = "people",
         class_map: bool = False,
+        raw: bool = False,
     ) -> None:
         self.model = model
         self._count = workers
-        self._threads = threads
         self._timeout_s = timeout_s
         self._attempts = attempts
         self._wanted: WantedLabels = labels
         self._labels: tuple[str, ...] = ()
         self._class_map = class_map
+        self._raw = raw
         self._layout: SlotLayout | None = None
         self._loaded: LoadedModel | None = None
         self._waiting: deque[_Request] = deque()  # bounded by the callers: each waits for its own
@@ -135,8 +134,9 @@ class WorkerPool(Resource):
         self._workers = [_Worker(number) for number in range(workers)]
         self._tasks: list[asyncio.Task[None]] = []
         self._closed = False
-        self._whole_torch = False
-        self._first: asyncio.Task[tuple[ModelProcess, LoadedModel]] | None = None
+        self._starter = Starter(
+            model.path, threads=threads, cores=max(1, usable_cores() // workers)
+        )
         self._failure: WorkerError | ModelError | None = None
         self._completed = 0
         self._restarts = 0
@@ -148,13 +148,12 @@ class WorkerPool(Resource):
         and draws, which takes as long as the process takes. Called on the event loop; ``aclose``
         ends what was begun.
         """
-        if self._first is None:
-            self._first = asyncio.create_task(self._start_first(), name="streamseg-worker-start")
+        self._starter.prepare()
 
     @property
     def is_prepared(self) -> bool:
         """Whether the process that ``prepare`` began has loaded the model, or failed to."""
-        return self._first is not None and self._first.done()
+        return self._starter.is_prepared
 
     def want(self, labels: WantedLabels) -> None:
         """Choose other labels; before the model is loaded."""
@@ -168,7 +167,7 @@ class WorkerPool(Resource):
             WorkerError: If no process can be started, or loading takes too long.
             anyio.ClosedResourceError: If it is closed, or is being closed meanwhile.
         """
-        process, self._loaded = await self._first_process()
+        process, self._loaded = await self._starter.first()
         try:
             self._layout = self._make_layout(self._loaded)
             self._adopt(self._workers[0], process)
@@ -218,13 +217,21 @@ class WorkerPool(Resource):
         """Return the counters of this moment."""
         return PoolStatistics(completed=self._completed, restarts=self._restarts)
 
-    async def run(self, pixels: NDArray[np.uint8], *, index: int = 0) -> ModelResult:
+    async def run(
+        self,
+        pixels: NDArray[np.uint8],
+        *,
+        index: int = 0,
+        classes: Sequence[int] | None = None,
+    ) -> ModelResult:
         """Run the model on one picture.
 
         Args:
             pixels: (H, W, 3) uint8 RGB of the model's input size; kept until the result is there,
                 so that it can be sent again.
             index: The frame's index, for messages.
+            classes: Indices of the classes whose masks are wanted this time, in this order, all
+                among those that the pool was made for; None for all of these.
 
         Raises:
             WorkerDiedError: If the picture ended three processes.
@@ -243,7 +250,8 @@ class WorkerPool(Resource):
             raise ModelError(
                 f"the model takes {expected} uint8, got {pixels.shape} {pixels.dtype}: resize first"
             )
-        request = _Request(index, pixels, asyncio.get_running_loop().create_future())
+        future = asyncio.get_running_loop().create_future()
+        request = _Request(index, pixels, future, classes)
         self._waiting.append(request)
         self._arrived.set()
         try:
@@ -256,7 +264,7 @@ class WorkerPool(Resource):
     async def aclose(self) -> None:
         """Kill the workers and fail what waits."""
         self._closed = True
-        await self._abandon_first()
+        await self._starter.aclose()
         for task in self._tasks:
             task.cancel()
         # Each task ends by killing its process, in milliseconds.
@@ -276,7 +284,7 @@ class WorkerPool(Resource):
         try:
             while True:
                 if worker.process is None:
-                    worker.process, _ = await self._start_again()
+                    worker.process, _ = await self._starter.again()
                     self._adopt(worker, worker.process)
                 await self._live(worker)
                 self._restarts += 1
@@ -337,7 +345,10 @@ class WorkerPool(Resource):
             if not worker.running:
                 worker.head_since = time.monotonic()
             worker.running.append((slot, request))
-            worker.process.send({"run": {"slot": slot, "index": request.index}})
+            run: dict[str, Any] = {"slot": slot, "index": request.index}
+            if request.classes is not None:
+                run["classes"] = list(request.classes)
+            worker.process.send({"run": run})
 
     async def _watch(self, worker: _Worker) -> None:
         assert worker.process is not None
@@ -361,11 +372,16 @@ class WorkerPool(Resource):
                 ),
             )
             return
-        views = worker.slots[slot]
+        views, done = worker.slots[slot], reply["done"]
+        wanted = len(views.masks) if request.classes is None else len(request.classes)
         result = ModelResult(
-            masks=views.masks.copy(),
-            class_map=views.class_map.copy() if self._class_map else None,
-            model_ms=reply["done"]["ms"],
+            masks=views.masks[:wanted].copy(),
+            class_map=views.class_map.copy() if self.layout.class_map else None,
+            model_ms=done["ms"],
+            raw=tuple(
+                array.reshape(-1)[: math.prod(shape)].reshape(shape).copy()
+                for array, shape in zip(views.raw, done.get("shapes", ()), strict=True)
+            ),
         )
         self._completed += 1
         if not request.future.done():
@@ -400,89 +416,33 @@ class WorkerPool(Resource):
                 _fail(self._waiting.popleft(), exc)
         self._arrived.set()
 
-    # -- starting ---------------------------------------------------------------------------
-
-    async def _first_process(self) -> tuple[ModelProcess, LoadedModel]:
-        if self._closed:
-            raise anyio.ClosedResourceError
-        self.prepare()
-        first = self._first
-        assert first is not None
-        try:
-            # Not awaited itself: anyio cancels again and again, and would cut short how it ends.
-            await asyncio.wait([first])
-        except BaseException:
-            await self._abandon_first()
-            raise
-        if self._closed:  # in the meantime; whoever closed it has ended the process
-            raise anyio.ClosedResourceError
-        self._first = None
-        return first.result()
-
-    async def _abandon_first(self) -> None:
-        task, self._first = self._first, None
-        if task is None:
-            return
-        task.cancel()
-        with anyio.CancelScope(shield=True):
-            await asyncio.wait([task])
-            if not task.cancelled() and task.exception() is None:
-                await task.result()[0].aclose()
-
-    async def _start_first(self) -> tuple[ModelProcess, LoadedModel]:
-        try:
-            try:
-                return await self._start()
-            except WorkerDiedError as exc:
-                # Perhaps not the model's fault, but that of a torch without its Python part
-                _log.debug("%s; trying with all of torch", exc)
-                self._whole_torch = True
-                return await self._start()
-        except WorkerDiedError as exc:
-            raise ModelError(
-                f"{self.model.path}: loading it crashes ({exc}): "
-                "the file is damaged or not made for this ExecuTorch; export it again"
-            ) from exc
-
-    async def _start(self) -> tuple[ModelProcess, LoadedModel]:
-        return await ModelProcess.start(
-            self.model.path,
-            threads=self._threads or 0,
-            cores=max(1, usable_cores() // self._count),
-            timeout_s=_LOAD_TIMEOUT_S,
-            whole_torch=self._whole_torch,
-        )
-
-    async def _start_again(self) -> tuple[ModelProcess, LoadedModel]:
-        """Start a process for a model that is known to load; a few failures are borne."""
-        for attempt in range(1, _MAX_ATTEMPTS + 1):
-            try:
-                return await self._start()
-            except WorkerError as exc:
-                if attempt == _MAX_ATTEMPTS:
-                    raise WorkerError(
-                        f"the model process could not be started {attempt} times: {exc}"
-                    ) from exc
-                await asyncio.sleep(0.1 * attempt)
-        raise AssertionError("unreachable")
-
     def _adopt(self, worker: _Worker, process: ModelProcess) -> None:
         card = self.model.card
+        shape = self.loaded.output_shapes[0]
         worker.slots = process.attach(
             self.layout,
             _SLOTS,
             mean=card.mean,
             std=card.std,
-            output=self.model.output_for(self.loaded.output_shape[1]),
+            output=self.model.output_for(shape[1] if len(shape) > 1 else 1),
         )
         worker.process = process
         _log.debug("model process %d is ready for %s", process.pid, self.model.path)
 
     def _make_layout(self, loaded: LoadedModel) -> SlotLayout:
-        self._labels = labels = self.model.labels_for(loaded.output_shape[1])
+        input_size = (loaded.input_shape[2], loaded.input_shape[3])
+        if self._raw:
+            return SlotLayout(input_size=input_size, raw=loaded.output_shapes)
+        shape = loaded.output_shapes[0]
+        if len(shape) != 4 or shape[0] != 1:
+            raise ModelError(
+                f"{self.model.path}: cannot be used as a model: its output is {list(shape)}, "
+                "expected [1, classes, height, width]; export it again, or check the download"
+            )
+        self._labels = labels = self.model.labels_for(shape[1])
         return SlotLayout(
-            input_size=(loaded.input_shape[2], loaded.input_shape[3]),
-            output_size=(loaded.output_shape[2], loaded.output_shape[3]),
+            input_size=input_size,
+            output_size=(shape[2], shape[3]),
             mask_classes=choose_classes(labels, self._wanted),
             class_map=self._class_map,
             wide_classes=len(labels) > 256,
@@ -491,34 +451,6 @@ class WorkerPool(Resource):
     def _all_requests(self) -> list[_Request]:
         running = [request for worker in self._workers for _, request in worker.running]
         return running + list(self._waiting)
-
-
-def choose_classes(labels: tuple[str, ...], wanted: WantedLabels) -> tuple[int, ...]:
-    """Return the class indices that ``WorkerPool(labels=wanted)`` means.
-
-    Args:
-        labels: All labels of the model.
-        wanted: As for ``WorkerPool``.
-
-    Raises:
-        ConfigError: If the model has no such label.
-    """
-    if callable(wanted):
-        wanted = wanted(labels)
-    if wanted == "people":
-        wanted = people_labels(labels) or "all"
-    if wanted == "all":
-        return tuple(range(len(labels)))
-    by_name = {label.upper(): index for index, label in enumerate(labels)}
-    chosen = []
-    for name in wanted:
-        index = by_name.get(name.upper())
-        if index is None:
-            near = difflib.get_close_matches(name.upper(), by_name, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"it has {', '.join(labels[:30])}"
-            raise ConfigError(f"the model has no class {name!r}: {hint}")
-        chosen.append(index)
-    return tuple(chosen)
 
 
 def _fail(request: _Request, error: BaseException) -> None:

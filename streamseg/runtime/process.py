@@ -55,13 +55,13 @@ class LoadedModel:
 
     Attributes:
         input_shape: [1, 3, H, W].
-        output_shape: [1, K, H, W].
+        output_shapes: Of each output; [1, K, H, W] where it segments into classes.
         load_ms: Time to load the program, in milliseconds.
         threads: Threads of the model's thread pool.
     """
 
     input_shape: tuple[int, ...]
-    output_shape: tuple[int, ...]
+    output_shapes: tuple[tuple[int, ...], ...]
     load_ms: float
     threads: int
 
@@ -169,7 +169,7 @@ class ModelProcess:
         loaded = reply["loaded"]
         return self, LoadedModel(
             input_shape=tuple(loaded["input"]),
-            output_shape=tuple(loaded["output"]),
+            output_shapes=tuple(tuple(shape) for shape in loaded["outputs"]),
             load_ms=loaded["load_ms"],
             threads=loaded["threads"],
         )

@@ -82,6 +82,36 @@ async def test_probabilities_equal_those_of_torch(models: Path) -> None:
     np.testing.assert_array_equal(result.class_map, result.masks.argmax(axis=0))
 
 
+async def test_each_picture_can_have_classes_of_its_own(models: Path) -> None:
+    async with WorkerPool(model(models / "classes.pte"), labels="all", class_map=True) as pool:
+        everything = await pool.run(pixels(1, (32, 48)))
+        some, none = await asyncio.gather(
+            pool.run(pixels(1, (32, 48)), classes=(2, 0)),
+            pool.run(pixels(1, (32, 48)), classes=()),
+        )
+
+    np.testing.assert_allclose(some.masks, everything.masks[[2, 0]], atol=1e-6)
+    assert none.masks.shape == (0, 32, 48)
+    np.testing.assert_array_equal(none.class_map, everything.class_map)
+
+
+async def test_raw_outputs_are_what_the_model_returned(models: Path) -> None:
+    chosen = model(models / "classes.pte")
+    async with WorkerPool(chosen, labels="all") as pool:
+        masks = (await pool.run(pixels(1, (32, 48)))).masks
+    async with WorkerPool(chosen, raw=True) as pool:
+        assert pool.loaded.output_shapes == ((1, 3, 32, 48),)
+        results = [await pool.run(pixels(seed, (32, 48))) for seed in (1, 2)]
+
+    (logits,) = results[0].raw
+    assert (logits.shape, logits.dtype) == ((1, 3, 32, 48), np.float32)
+    exponents = np.exp(logits[0] - logits[0].max(axis=0))
+    np.testing.assert_allclose(exponents / exponents.sum(axis=0), masks, atol=1e-5)
+    assert not np.array_equal(logits, results[1].raw[0])
+    assert results[0].masks.size == 0
+    assert results[0].class_map is None
+
+
 @pytest.mark.parametrize("name", ["quick.pte", "classes.pte", "selfie", "selfie-landscape"])
 async def test_torch_without_its_python_part_computes_the_same(
     models: Path, name: str, monkeypatch: pytest.MonkeyPatch

@@ -4,7 +4,7 @@ import pytest
 
 from streamseg.errors import ConfigError
 from streamseg.models.labels import VOC_LABELS
-from streamseg.runtime.pool import choose_classes
+from streamseg.runtime.classes import choose_classes
 
 
 def test_people_are_chosen_where_the_model_knows_them() -> None:
