@@ -21,7 +21,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     A test that needed it is counted as rerun in the summary; one that is wrong fails again.
     """
     for item in items:
-        if item.get_closest_marker("integration") is not None:
+        marked = item.get_closest_marker
+        # Not in a browser: it and its server are shared by a module, and may be what failed.
+        if marked("integration") is not None and marked("browser") is None:
             item.add_marker(pytest.mark.flaky(reruns=2, reruns_delay=1))
 
 

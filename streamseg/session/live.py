@@ -26,6 +26,7 @@ from streamseg.monitoring.text import overlay_text
 from streamseg.monitoring.writer import StatisticsWriter
 from streamseg.pipeline import Pipeline
 from streamseg.runtime.segmenter import ModelSegmenter
+from streamseg.session.memory import MemoryTrimmer
 from streamseg.session.parts import NO_EFFECT, mask_filters, segmenter_for
 from streamseg.session.places import check_targets, make_sink, make_source
 from streamseg.session.turns import Look, labels_for, mask_look, next_look
@@ -113,6 +114,7 @@ class LiveSession:
         self._pipeline = pipeline
         try:
             await self._stack.enter_async_context(pipeline)
+            await self._stack.enter_async_context(MemoryTrimmer())
             self._tell_settings()
             telemetry = self.config.telemetry
             if telemetry.metrics is not None:

@@ -128,16 +128,13 @@ def tune_for_recording(choice: EncoderChoice, rate: Fraction) -> None:
         options["delay"] = "0"
 
 
-def tune_for_streaming(
-    choice: EncoderChoice, rate: Fraction, *, bitrate: int, baseline: bool
-) -> None:
+def tune_for_streaming(choice: EncoderChoice, rate: Fraction, *, bitrate: int) -> None:
     """Set options for an encoder whose pictures must arrive at once, at a rate that fits a line.
 
     Args:
         choice: The encoder.
         rate: Frames per second, about.
         bitrate: Bits per second, also at most, over a second.
-        baseline: Whether the peer takes the simplest profile of H.264 only (WebRTC).
     """
     options, name = choice.options, choice.name
     options.pop("crf", None)
@@ -151,8 +148,6 @@ def tune_for_streaming(
         # Whoever joins later finds the headers before each keyframe; threads by picture would
         # hold one picture back.
         options["x264-params"] = "repeat-headers=1:sliced-threads=1"
-        if baseline:
-            options["profile"] = "baseline"
     elif name == "libx265":
         options["threads"] = _THREADS
         options["tune"] = "zerolatency"

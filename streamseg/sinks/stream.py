@@ -54,14 +54,13 @@ class StreamSink(ThreadedSink):
     """Encodes with as little delay as possible and sends to a URL that FFmpeg knows.
 
     ``rtmp``, ``rtmps`` (FLV), ``rtsp`` (announced, over TCP), ``srt``, ``udp``, ``tcp`` and ``http``
-    (MPEG-TS; ``http`` by POST), ``whip``, ``whip+http`` and ``whip+https`` (WebRTC; ``whip`` is
-    ``https``). ``srt`` needs an ``ffmpeg`` on the path that can; its arguments, and so a passphrase
-    in the URL, can be read by the machine's other users.
+    (MPEG-TS; ``http`` by POST). ``srt`` needs an ``ffmpeg`` on the path that can; its arguments, and
+    so a passphrase in the URL, can be read by the machine's other users. WebRTC is another sink's:
+    ``streamseg.webrtc.client.WhipSink``.
 
     Pictures keep their own times, moved so that each connection begins at 0, with a keyframe at the
     beginning and every two seconds. AAC is sent as it is, but for AAC out of MPEG-TS over RTMP and
-    RTSP, which lacks a header there; that and other sound is converted, with a notice. WHIP takes
-    Opus.
+    RTSP, which lacks a header there; that and other sound is converted, with a notice.
 
     Args:
         url: Where to stream to. Credentials and stream keys in it are never shown.
@@ -70,7 +69,7 @@ class StreamSink(ThreadedSink):
             2.5 Mbit/s at 1280x720.
         preset: Speed by the encoder's own names; None for a fast one.
         audio: Whether audio is sent.
-        options: Further options of FFmpeg's muxer, for example ``authorization`` for WHIP.
+        options: Further options of FFmpeg's muxer.
         reconnect: Whether a broken connection is made again; if not, it is an error.
         connect_timeout_s: How long connecting may take, in seconds.
         reconnect_window_s: After how many seconds of trying in vain it is an error.
@@ -297,11 +296,7 @@ class _StreamWriter:
     def _connect(self) -> Connection:
         assert self._plan is not None
         assert self._bitrate is not None
-        tune = partial(
-            tune_for_streaming,
-            bitrate=self._bitrate,
-            baseline=self._target.container.format == "whip",
-        )
+        tune = partial(tune_for_streaming, bitrate=self._bitrate)
         return Connection(
             self._info,
             self._target,

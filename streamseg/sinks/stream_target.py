@@ -33,14 +33,6 @@ _FLV = Container(
 _RTSP = Container(
     "rtsp", exact_packets=False, only=frozenset({"h264", "hevc"}) | _SOUND, needs_headers=True
 )
-_WHIP = Container(
-    "whip",
-    audio="libopus",
-    exact_packets=False,
-    only=frozenset({"h264", "opus"}),
-    needs_headers=True,
-)
-
 _CONTAINERS: dict[str, Container] = {
     "rtmp": _FLV,
     "rtmps": _FLV,
@@ -50,9 +42,6 @@ _CONTAINERS: dict[str, Container] = {
     "tcp": _TS,
     "http": _TS,
     "https": _TS,
-    "whip": _WHIP,
-    "whip+http": _WHIP,
-    "whip+https": _WHIP,
 }
 
 SCHEMES = tuple(f"{name}://" for name in _CONTAINERS)
@@ -145,8 +134,6 @@ def target_for(url: str, options: Mapping[str, str] | None = None) -> StreamTarg
         chosen["rtsp_transport"] = "tcp"
     elif scheme == "udp":
         url = _with_field(url, "pkt_size", _UDP_PAYLOAD)
-    elif scheme.startswith("whip"):
-        url = f"{'http' if scheme == 'whip+http' else 'https'}://{rest}"
     elif scheme == "srt":
         url = _with_field(url, "pkt_size", _UDP_PAYLOAD)
         relay = _ffmpeg_with_srt()

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import gc
-import http.server
 import socket
 import subprocess
 import sys
-import threading
 import time
-from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -338,29 +335,6 @@ def test_killed_process_leaves_no_relay(reads: bool) -> None:
 # --- the first connection -----------------------------------------------------------------------
 
 
-@contextmanager
-def _http(status: int) -> Iterator[int]:
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            self.rfile.read(int(self.headers.get("content-length") or 0))
-            self.send_response(status)
-            self.send_header("content-length", "0")
-            self.end_headers()
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    server = http.server.HTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, args=(0.02,))
-    thread.start()
-    try:
-        yield server.server_port
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
-
-
 async def _refusal(url: str, **options: float) -> str:
     sink = StreamSink(url, **options)  # type: ignore[arg-type]
     async with closing(sink):
@@ -379,19 +353,12 @@ async def _refusal(url: str, **options: float) -> str:
         "rtsp://me:hunter2@127.0.0.1:{port}/x",
         "tcp://127.0.0.1:{port}",
         "http://127.0.0.1:{port}/x?token=hunter2",
-        "whip+http://127.0.0.1:{port}/x?token=hunter2",
     ],
 )
 async def test_refused_connection_is_one_line_without_credentials(url: str) -> None:
     message = await _refusal(url.format(port=free_port()))
     assert "refused; is a server listening there?" in message
     assert "127.0.0.1" in message
-
-
-@pytest.mark.parametrize(("status", "words"), [(401, "password or token"), (404, "404 Not Found")])
-async def test_whip_that_refuses_is_one_line(status: int, words: str) -> None:
-    with _http(status) as port:
-        assert words in await _refusal(f"whip+http://127.0.0.1:{port}/x?token=hunter2")
 
 
 async def test_server_that_says_nothing_is_not_waited_for() -> None:
