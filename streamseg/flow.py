@@ -276,7 +276,8 @@ class FlowLimiter:
         """Take it that the mask of a ticket of ``next`` is of another scene: it counts as none.
 
         Returns:
-            Whether the ticket is to be shown, wholly hidden; else it has been dropped.
+            Whether the ticket is to be shown, as it is if it is ``raw`` now, else wholly hidden; if
+            not, it has been dropped.
         """
         self.counts.reused -= 1
         if self.limit.on_missing_mask == "drop":
@@ -284,8 +285,9 @@ class FlowLimiter:
             self._drop(ticket, "no mask")
             self._made_room()
             return False
-        ticket.hidden = True
-        self.counts.hidden += 1
+        ticket.raw = self.limit.on_missing_mask == "pass"
+        ticket.hidden = not ticket.raw
+        self.counts.hidden += ticket.hidden
         return True
 
     def abandon(self, cause: str) -> None:

@@ -191,3 +191,12 @@ def plane_view(video: av.VideoFrame, plane: int) -> NDArray[Any]:
 def luma_plane(video: av.VideoFrame) -> NDArray[Any]:
     """Return the luma plane of a planar YUV or grey frame: (H, W) uint8 or uint16, a view."""
     return plane_view(video, 0)
+
+
+def luma_bits(video: av.VideoFrame) -> int:
+    """Return how many bits the values of ``luma_plane`` span: 8 for 0 to 255.
+
+    P010 and its like have their 10 or 12 bits at the upper end of 16, the planar formats at the
+    lower one.
+    """
+    return 16 if video.format.name.startswith("p01") else int(video.format.components[0].bits)

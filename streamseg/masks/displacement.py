@@ -14,7 +14,7 @@ import av
 import cv2
 import numpy as np
 
-from streamseg.frames import luma_plane
+from streamseg.frames import luma_bits, luma_plane
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -60,9 +60,7 @@ def small_luma(video: av.VideoFrame, size: int) -> NDArray[np.uint8] | None:
         return None
     small = _shrink(luma, width, height)
     if small.dtype != np.uint8:
-        # P010 has its bits at the upper end of the 16, the planar formats at the lower one.
-        bits = 16 if name.startswith("p01") else int(video.format.components[0].bits)
-        return (small >> (bits - 8)).astype(np.uint8)
+        return (small >> (luma_bits(video) - 8)).astype(np.uint8)
     return small if small is not luma else small.copy()
 
 

@@ -28,7 +28,7 @@ import numpy as np
 
 from streamseg.abc import MaskFilter
 from streamseg.errors import ConfigError
-from streamseg.frames import luma_plane
+from streamseg.frames import luma_bits, luma_plane
 
 if TYPE_CHECKING:
     import av
@@ -80,7 +80,7 @@ class EdgeRefinement(MaskFilter):
             return segmentation
         rows, columns = self._fine_size(luma.shape, next(iter(shapes)))
         fine = _shrink(luma, columns, rows).astype(np.float32)
-        fine *= np.float32(1.0 / ((1 << frame.video.format.components[0].bits) - 1))
+        fine *= np.float32(1.0 / ((1 << luma_bits(frame.video)) - 1))
         guide = _Guide(fine, self._radius, self._smoothness, next(iter(shapes)))
         return segmentation.with_masks(
             {label: guide.refine(mask) for label, mask in segmentation.masks.items()}

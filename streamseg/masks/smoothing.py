@@ -10,7 +10,7 @@ import numpy as np
 
 from streamseg.abc import MaskFilter
 from streamseg.errors import ConfigError
-from streamseg.frames import luma_plane
+from streamseg.frames import luma_bits, luma_plane
 
 if TYPE_CHECKING:
     import av
@@ -147,7 +147,7 @@ def _normalised(video: av.VideoFrame) -> NDArray[np.float32] | None:
     thumb = small.astype(np.float32)
     thumb -= thumb.mean()
     deviation = float(thumb.std())
-    if deviation < (1 << video.format.components[0].bits) / 80:
+    if deviation < (1 << luma_bits(video)) / 80:
         return None
     thumb /= np.float32(deviation)
     return thumb

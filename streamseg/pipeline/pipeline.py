@@ -391,9 +391,11 @@ class Pipeline:
             if not self._shaper.idle:
                 with self._records.timers["effect"].measure():
                     frame, segmentation = await anyio.to_thread.run_sync(self._shaper.apply, ticket)
-                lost = segmentation is None and ticket.segmentation is not None
-                if lost and not limiter.unmask(ticket):
-                    continue
+                if segmentation is None and ticket.segmentation is not None:
+                    if not limiter.unmask(ticket):
+                        continue
+                    if ticket.raw:
+                        frame = ticket.frame
             self._show(Picture(frame, segmentation, ticket), self._shaper.shown)
             if self.limit.live:
                 self._delivered(ticket)

@@ -86,6 +86,7 @@ class _Worker:
     running: deque[tuple[int, _Request]] = field(default_factory=deque)
     head_since: float = 0.0
     hung: bool = False
+    lost: bool = False
 
 
 class WorkerPool(Resource):
@@ -289,15 +290,25 @@ class WorkerPool(Resource):
                 await self._live(worker)
                 self._restarts += 1
         except (WorkerError, ModelError) as exc:
-            self._give_up(exc)
+            self._give_up(worker, exc)
         except Exception as exc:
             # Nobody may wait for an answer that this worker will never give.
             _log.exception("worker %d failed", worker.number)
-            self._give_up(WorkerError(f"a model worker failed: {type(exc).__name__}: {exc}"))
+            failure = WorkerError(f"a model worker failed: {type(exc).__name__}: {exc}")
+            self._give_up(worker, failure)
         finally:
             await self._retire(worker)
 
-    def _give_up(self, failure: WorkerError | ModelError) -> None:
+    def _give_up(self, worker: _Worker, failure: WorkerError | ModelError) -> None:
+        """Go on with the other workers; without any, everything that waits has failed."""
+        worker.lost = True
+        left = sum(not other.lost for other in self._workers)
+        if left:
+            _log.warning("one model worker is given up, %d go on: %s", left, failure)
+            self._waiting.extendleft(request for _, request in reversed(worker.running))
+            worker.running.clear()
+            self._arrived.set()
+            return
         self._failure = failure
         for request in self._all_requests():
             _fail(request, failure)

@@ -18,7 +18,7 @@ import pytest
 from streamseg.errors import ModelError, WorkerDiedError, WorkerError, WorkerTimeoutError
 from streamseg.models.card import Card, Model
 from streamseg.models.registry import find_model
-from streamseg.runtime.pool import WorkerPool
+from streamseg.runtime.pool import ModelResult, WorkerPool
 
 pytestmark = [pytest.mark.integration, pytest.mark.anyio]
 
@@ -361,6 +361,31 @@ async def test_when_no_process_can_be_started_any_more_nobody_waits_for_ever(mod
                 await pool.run(pixels(0))
         finally:
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+async def test_a_worker_that_is_lost_leaves_its_work_to_the_others(
+    models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with WorkerPool(model(models / "quick.pte"), workers=2) as pool:
+        with anyio.fail_after(20):
+            while len(pool.pids) < 2:
+                await anyio.sleep(0.01)
+
+        async def no_more() -> None:
+            raise WorkerError("there are no processes left")
+
+        monkeypatch.setattr(pool._starter, "again", no_more)
+        for _ in range(2):  # the second time nobody is left
+            waiting = [asyncio.create_task(pool.run(pixels(seed))) for seed in range(6)]
+            await asyncio.sleep(0)
+            os.kill(pool.pids[0], signal.SIGKILL)
+            with anyio.fail_after(20):
+                results = await asyncio.gather(*waiting, return_exceptions=True)
+            if pool.pids:
+                assert all(isinstance(result, ModelResult) for result in results)
+        assert pool.pids == []
+        with pytest.raises(WorkerError, match="no processes left"):
+            await pool.run(pixels(0))
 
 
 async def test_the_current_folder_is_not_imported_from(

@@ -53,6 +53,10 @@ def hidden(sink: FakeSink) -> list[int]:
     return [frame.index for frame, segmentation in pairs if segmentation is None]
 
 
+def of_the_effect(frame: Frame) -> bool:
+    return frame.video.format.name == "gray"
+
+
 # -- pausing ---------------------------------------------------------------------------------
 
 
@@ -153,7 +157,7 @@ async def test_filters_see_every_answer_of_another_model() -> None:
         assert shaper.apply(ticket)[1] is answer
 
 
-@pytest.mark.parametrize("on_missing", ["hide", "drop"])
+@pytest.mark.parametrize("on_missing", ["hide", "pass", "drop"])
 async def test_a_mask_from_before_a_cut_counts_as_none(on_missing: str) -> None:
     class Cut(MaskMotion):
         def apply(
@@ -178,12 +182,17 @@ async def test_a_mask_from_before_a_cut_counts_as_none(on_missing: str) -> None:
     statistics = pipeline.statistics()
     assert statistics.in_flight == 0
     assert statistics.reused == 0
-    assert statistics.hidden >= len(hidden(sink))  # the sink may have been busy
     if on_missing == "drop":
         assert sink.frames == []
         assert statistics.dropped["no mask"] > 5
+    elif on_missing == "pass":
+        assert len(sink.frames) > 5
+        assert not any(of_the_effect(frame) for frame in sink.frames)
+        assert statistics.hidden == 0
     else:
         assert len(hidden(sink)) > 5
+        assert all(of_the_effect(frame) for frame in sink.frames)
+        assert statistics.hidden >= len(hidden(sink))  # the sink may have been busy
 
 
 def _shown(sink: FakeSink) -> list[tuple[Frame, Segmentation | None]]:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from streamseg.errors import ConfigError
-from streamseg.frames import Frame, plane_view
+from streamseg.frames import Frame, luma_bits, plane_view
 from streamseg.masks.refinement import EdgeRefinement
 from streamseg.segmentation import Segmentation
 
@@ -20,7 +20,7 @@ def disc(pixel_format="yuv420p", width=640, height=360, inside=0.8, outside=0.25
     luma = truth * inside + (1 - truth) * outside + noise
     video = av.VideoFrame(width, height, pixel_format)
     plane = plane_view(video, 0)
-    top = (1 << video.format.components[0].bits) - 1
+    top = (1 << luma_bits(video)) - 1
     plane[:] = np.clip(luma * top, 0, top).astype(plane.dtype)
     return video, truth
 
@@ -43,7 +43,9 @@ def refine(video, mask, **options):
     return result
 
 
-@pytest.mark.parametrize("pixel_format", ["yuv420p", "yuv422p10le", "yuv444p12le", "gray", "nv12"])
+@pytest.mark.parametrize(
+    "pixel_format", ["yuv420p", "yuv422p10le", "yuv444p12le", "gray", "nv12", "p010le"]
+)
 def test_edges_follow_the_picture(pixel_format):
     video, truth = disc(pixel_format)
     mask = model_mask(truth)
