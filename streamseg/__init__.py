@@ -48,12 +48,23 @@ if TYPE_CHECKING:
     from streamseg.sources.screen import ScreenSource
     from streamseg.sources.stream import StreamSource
     from streamseg.sources.synthetic import TestSource
+    from streamseg.tasks.classifier import Classification, Classifier
+    from streamseg.tasks.image_segmenter import ImageSegmenter
+    from streamseg.tasks.images import load_image
+    from streamseg.tasks.instance import Instance, InstanceSegmenter
+    from streamseg.tasks.labels import SelfieLabel, VocLabel
+    from streamseg.tasks.module import ClassificationModule, ImageSegmentationModule
+    from streamseg.tasks.semantic import SemanticSegmenter
+    from streamseg.tasks.semantic_result import SemanticResult
     from streamseg.telemetry import PipelineStatistics
 
 __version__ = "0.1.0"
 
 _HOME = {
     "CameraSource": "sources.camera",
+    "Classification": "tasks.classifier",
+    "ClassificationModule": "tasks.module",
+    "Classifier": "tasks.classifier",
     "Config": "config",
     "ConfigError": "errors",
     "DisplaySink": "sinks.display",
@@ -64,6 +75,10 @@ _HOME = {
     "FileSource": "sources.file",
     "FlowLimit": "flow",
     "Frame": "frames",
+    "ImageSegmentationModule": "tasks.module",
+    "ImageSegmenter": "tasks.image_segmenter",
+    "Instance": "tasks.instance",
+    "InstanceSegmenter": "tasks.instance",
     "LiveConfig": "config",
     "LiveSession": "session.live",
     "MaskFilter": "abc",
@@ -80,6 +95,9 @@ _HOME = {
     "ScreenSource": "sources.screen",
     "Segmentation": "segmentation",
     "Segmenter": "abc",
+    "SelfieLabel": "tasks.labels",
+    "SemanticResult": "tasks.semantic_result",
+    "SemanticSegmenter": "tasks.semantic",
     "Sink": "abc",
     "SinkError": "errors",
     "Source": "abc",
@@ -91,10 +109,12 @@ _HOME = {
     "TemporalSmoothing": "masks.smoothing",
     "TestSource": "sources.synthetic",
     "VirtualCameraSink": "sinks.virtual_camera",
+    "VocLabel": "tasks.labels",
     "WorkerError": "errors",
     "WorkerPool": "runtime.pool",
     "create_effect": "effects.registry",
     "load_config": "config",
+    "load_image": "tasks.images",
     "load_live_config": "config",
     "load_segmenter": "session.parts",
     "process_file": "session.files",
@@ -103,6 +123,9 @@ _HOME = {
 
 __all__ = [
     "CameraSource",
+    "Classification",
+    "ClassificationModule",
+    "Classifier",
     "Config",
     "ConfigError",
     "DisplaySink",
@@ -113,6 +136,10 @@ __all__ = [
     "FileSource",
     "FlowLimit",
     "Frame",
+    "ImageSegmentationModule",
+    "ImageSegmenter",
+    "Instance",
+    "InstanceSegmenter",
     "LiveConfig",
     "LiveSession",
     "MaskFilter",
@@ -129,6 +156,9 @@ __all__ = [
     "ScreenSource",
     "Segmentation",
     "Segmenter",
+    "SelfieLabel",
+    "SemanticResult",
+    "SemanticSegmenter",
     "Sink",
     "SinkError",
     "Source",
@@ -140,11 +170,13 @@ __all__ = [
     "TemporalSmoothing",
     "TestSource",
     "VirtualCameraSink",
+    "VocLabel",
     "WorkerError",
     "WorkerPool",
     "__version__",
     "create_effect",
     "load_config",
+    "load_image",
     "load_live_config",
     "load_segmenter",
     "process_file",

@@ -81,7 +81,8 @@ class ModelConfig(Table):
     """``[model]``: what finds the people.
 
     Attributes:
-        name: A bundled model's name, or the path of a .pte.
+        name: A model's name (``streamseg models list``), or the path or address of a .pte; fetched
+            where that is needed.
         workers: Number of model processes.
         threads: Threads of each; 0 chooses by the model's input size.
         timeout_s: A frame that takes longer has its process killed and is tried again, in seconds.

@@ -1,4 +1,4 @@
-"""Segmentation: what a model said of one frame."""
+"""Segmentation: what a model said of one frame, and Instance: one object in it."""
 
 from __future__ import annotations
 
@@ -12,12 +12,29 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["Segmentation"]
+__all__ = ["Instance", "Segmentation"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Instance:
+    """One object that an instance model found.
+
+    Attributes:
+        label: Its class, one of ``Segmentation.labels``.
+        score: How sure the model is, in [0, 1].
+        box: (x0, y0, x1, y1) as shares of the picture's width and height, in [0, 1].
+        mask: (H, W) float32 probability in [0, 1] over the whole picture, 0 outside of the box.
+    """
+
+    label: str
+    score: float
+    box: tuple[float, float, float, float]
+    mask: NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
 class Segmentation:
-    """Masks of one frame, at the model's size or, after refinement, finer.
+    """What a model said of one frame; masks at its size or, after refinement, finer.
 
     Attributes:
         index: ``Frame.index`` of the frame that this belongs to.
@@ -26,6 +43,10 @@ class Segmentation:
             (int32 where a model has more than 256 classes); None where nobody asked for it.
         masks: Label -> (H, W) float32 probability in [0, 1], for the labels that were asked for.
         model_ms: How long the model ran, in milliseconds.
+        instances: The objects that an instance model found, the surest first. ``masks`` then has
+            for each class the union of its objects.
+        scores: Label -> probability in [0, 1] that the picture as a whole shows it, the most
+            probable first; of models that classify pictures, which have no masks.
     """
 
     index: int
@@ -33,6 +54,8 @@ class Segmentation:
     class_map: NDArray[np.uint8] | NDArray[np.int32] | None = None
     masks: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
     model_ms: float = 0.0
+    instances: tuple[Instance, ...] = ()
+    scores: Mapping[str, float] = field(default_factory=dict)
 
     def mask_of(self, labels: Iterable[str]) -> NDArray[np.float32]:
         """Return the probability that a pixel is of any of these classes.

@@ -12,6 +12,7 @@ from pathlib import Path
 import av  # noqa: F401 - before cv2: the other way round, FFmpeg's x11grab crashes the process
 import pytest
 
+from tests.support.command import Command
 from tests.support.programs import require
 
 
@@ -37,6 +38,12 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         require(*mark.args)
 
 
+@pytest.fixture
+def streamseg(capfd: pytest.CaptureFixture[str]) -> Command:
+    """The command line within this process: ``streamseg("run", "a.mp4", "b.mp4")``."""
+    return Command(capfd)
+
+
 @pytest.fixture(scope="session")
 def assets() -> Path:
     """Folder of real media and weights; tests that need it skip where it is not there."""
@@ -50,8 +57,9 @@ def assets() -> Path:
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of the programs of ``tests/support/models.py``; made once per version of it."""
     script = Path(__file__).parent / "support" / "models.py"
-    exporter = Path(__file__).parents[1] / "streamseg" / "convert" / "export.py"
-    key = hashlib.sha256(script.read_bytes() + exporter.read_bytes()).hexdigest()[:16]
+    room = Path(__file__).parents[1] / "streamseg" / "convert"
+    sources = [script, room / "export.py", room / "_lowering.py", room / "_comparison.py"]
+    key = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()[:16]
     folder = Path(__file__).parents[1] / ".cache" / "test-models" / key
     if not folder.exists():
         made = tmp_path_factory.mktemp("models")

@@ -13,7 +13,18 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from streamseg.cli import cameras, config, doctor, live, run, segment, serve
+from streamseg.cli import (
+    cameras,
+    classify,
+    config,
+    doctor,
+    export,
+    live,
+    models,
+    run,
+    segment,
+    serve,
+)
 from streamseg.cli.logs import LogFormat, setup_logging
 from streamseg.cli.report import print_error, print_json
 from streamseg.errors import StreamsegError
@@ -35,7 +46,10 @@ app.command("live")(live.live)
 app.command("serve")(serve.serve)
 app.command("cameras")(cameras.cameras)
 app.command("segment")(segment.segment)
+app.command("classify")(classify.classify)
 app.command("doctor")(doctor.doctor)
+app.add_typer(models.app, name="models")
+app.add_typer(export.app, name="export")
 app.add_typer(config.app, name="config")
 
 

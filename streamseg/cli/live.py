@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import signal
 import sys
+from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from streamseg.cli.download_bar import DownloadBar
 from streamseg.cli.options import (
     Background,
+    Classes,
     ConfigFile,
     EffectName,
     Feather,
@@ -24,7 +27,9 @@ from streamseg.cli.options import (
     Subject,
     Threads,
     Threshold,
+    Workers,
     parse_seconds,
+    scenario_values,
 )
 from streamseg.cli.report import print_json
 from streamseg.cli.status import LiveStatus, print_live_summary
@@ -38,13 +43,7 @@ if TYPE_CHECKING:
 
 __all__ = ["live"]
 
-_INPUT, _OUTPUT, _FLOW, _MODEL, _TOLD = (
-    "Input",
-    "Output",
-    "While the model is busy",
-    "Model",
-    "Told",
-)
+_INPUT, _OUTPUT, _FLOW, _TOLD = "Input", "Output", "While the model is busy", "Told"
 
 
 _ENDING = (signal.SIGINT, signal.SIGTERM)
@@ -69,6 +68,7 @@ def live(
         ),
     ] = None,
     effect: EffectName = None,
+    classes: Classes = None,
     strength: Strength = None,
     background: Background = None,
     fit: Fit = None,
@@ -96,9 +96,7 @@ def live(
         ),
     ] = None,
     model: ModelName = None,
-    workers: Annotated[
-        int | None, typer.Option(help="Number of model processes.", rich_help_panel=_MODEL)
-    ] = None,
+    workers: Workers = None,
     threads: Threads = None,
     width: Annotated[
         int | None, typer.Option(help="Width to ask the camera for.", rich_help_panel=_INPUT)
@@ -178,17 +176,20 @@ def live(
         "source.fps": fps,
         "source.mirror": True if mirror else None,
         "source.loop": True if loop else None,
-        "model.name": model,
-        "model.workers": workers,
-        "model.threads": threads,
-        "mask.refine": refine,
-        "effect.name": effect,
-        "effect.strength": strength,
-        "effect.background": background,
-        "effect.fit": fit,
-        "effect.on": "subject" if subject else None,
-        "effect.threshold": threshold,
-        "effect.feather": feather,
+        **scenario_values(
+            model=model,
+            workers=workers,
+            threads=threads,
+            refine=refine,
+            effect=effect,
+            classes=classes,
+            strength=strength,
+            background=background,
+            fit=fit,
+            subject=subject,
+            threshold=threshold,
+            feather=feather,
+        ),
         "flow.when_busy": when_busy,
         "flow.max_mask_age_s": max_mask_age,
         "flow.on_missing_mask": on_missing_mask,
@@ -241,7 +242,11 @@ async def _run(
 ) -> PipelineStatistics:
     from streamseg.session.live import LiveSession
 
-    async with LiveSession(settings, reread=reread) as session:
+    async with AsyncExitStack() as stack:
+        with DownloadBar(settings.model.name, quiet=quiet) as bar:
+            session = await stack.enter_async_context(
+                LiveSession(settings, reread=reread, on_download=bar.show)
+            )
         _obey_signals(session)
         timer = None
         if seconds is not None:

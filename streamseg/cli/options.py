@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -12,6 +12,7 @@ from streamseg.errors import ConfigError
 
 __all__ = [
     "Background",
+    "Classes",
     "ConfigFile",
     "EffectName",
     "Feather",
@@ -25,7 +26,10 @@ __all__ = [
     "Subject",
     "Threads",
     "Threshold",
+    "Workers",
+    "parse_classes",
     "parse_seconds",
+    "scenario_values",
 ]
 
 _TIME = re.compile(r"(?:(?:(\d+):)?(\d+):)?(\d+(?:\.\d*)?)")
@@ -41,7 +45,8 @@ EffectName = Annotated[
     typer.Option(
         "--effect",
         "-e",
-        help="blur, replace, tint, cutout, pixelate, grayscale, mask, or none.",
+        help="blur, replace, tint, cutout, pixelate, grayscale, mask, per-class, labels (of a "
+        "classifier), or none.",
         rich_help_panel=_EFFECT,
     ),
 ]
@@ -64,6 +69,14 @@ Subject = Annotated[
     typer.Option(
         "--subject",
         help="Apply the effect to the people instead of the background.",
+        rich_help_panel=_EFFECT,
+    ),
+]
+Classes = Annotated[
+    str | None,
+    typer.Option(
+        help="What of the model's classes the effect is about, separated by commas: person,dog. "
+        "People if unset; for tint everything but the background.",
         rich_help_panel=_EFFECT,
     ),
 ]
@@ -93,9 +106,13 @@ ModelName = Annotated[
     typer.Option(
         "--model",
         "-m",
-        help="selfie, selfie-landscape, or the path of a .pte.",
+        help="A name of 'streamseg models list', or the path or address of a .pte; selfie if "
+        "unset.",
         rich_help_panel=_MODEL,
     ),
+]
+Workers = Annotated[
+    int | None, typer.Option(help="Number of model processes.", rich_help_panel=_MODEL)
 ]
 Threads = Annotated[
     int | None, typer.Option(help="Threads of each model process.", rich_help_panel=_MODEL)
@@ -105,6 +122,75 @@ Overwrite = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no summary.")]
+
+
+def scenario_values(
+    *,
+    model: str | None = None,
+    workers: int | None = None,
+    threads: int | None = None,
+    refine: bool | None = None,
+    effect: str | None = None,
+    classes: str | None = None,
+    strength: float | None = None,
+    background: str | None = None,
+    fit: str | None = None,
+    subject: bool = False,
+    threshold: float | None = None,
+    feather: float | None = None,
+) -> dict[str, Any]:
+    """Return what the options that all commands share are as configuration.
+
+    Args:
+        model: As the option of that name, and so on.
+        workers: Number of model processes.
+        threads: Threads of each.
+        refine: Whether mask edges follow the picture's.
+        effect: Its name.
+        classes: Labels with commas between them.
+        strength: The effect's.
+        background: Of ``replace``.
+        fit: How it fits.
+        subject: Whether the effect is applied to the subject instead of the background.
+        threshold: Of the masks.
+        feather: Likewise.
+
+    Returns:
+        Dotted key -> value, None where nothing was said.
+
+    Raises:
+        ConfigError: If ``classes`` names none.
+    """
+    return {
+        "model.name": model,
+        "model.workers": workers,
+        "model.threads": threads,
+        "mask.refine": refine,
+        "effect.name": effect,
+        "effect.subject": parse_classes(classes),
+        "effect.strength": strength,
+        "effect.background": background,
+        "effect.fit": fit,
+        "effect.on": "subject" if subject else None,
+        "effect.threshold": threshold,
+        "effect.feather": feather,
+    }
+
+
+def parse_classes(text: str | None) -> list[str] | None:
+    """Return the labels of ``person,dog``; None stays None.
+
+    Raises:
+        ConfigError: If there is none.
+    """
+    if text is None:
+        return None
+    labels = [label for label in map(str.strip, text.split(",")) if label]
+    if not labels:
+        raise ConfigError(
+            f"--classes is {text!r}: expected labels of the model, such as person,dog"
+        )
+    return labels
 
 
 def parse_seconds(option: str, text: str | None) -> float | None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from streamseg.cli.download_bar import DownloadBar
 from streamseg.cli.options import (
     Background,
+    Classes,
     ConfigFile,
     EffectName,
     Feather,
@@ -22,10 +24,16 @@ from streamseg.cli.options import (
     Subject,
     Threads,
     Threshold,
+    Workers,
     parse_seconds,
+    scenario_values,
 )
 from streamseg.cli.report import FileProgress, print_json, print_summary
 from streamseg.config import load_config
+
+if TYPE_CHECKING:
+    from streamseg.config import Config
+    from streamseg.telemetry import PipelineStatistics
 
 __all__ = ["run"]
 
@@ -40,6 +48,7 @@ def run(
         str, typer.Argument(metavar="OUT", help="The file to write; its extension decides how.")
     ],
     effect: EffectName = None,
+    classes: Classes = None,
     strength: Strength = None,
     background: Background = None,
     fit: Fit = None,
@@ -59,9 +68,7 @@ def run(
         ),
     ] = None,
     model: ModelName = None,
-    workers: Annotated[
-        int | None, typer.Option(help="Number of model processes.", rich_help_panel=_MODEL)
-    ] = None,
+    workers: Workers = None,
     threads: Threads = None,
     timeout: Annotated[
         float | None,
@@ -113,40 +120,55 @@ def run(
         streamseg run talk.mp4 cutout.webm --effect cutout
 
         streamseg run talk.mp4 out.mp4 --effect none --masks masks.jsonl
+
+        streamseg run park.mp4 dogs.mp4 --model deeplab-v3-resnet50 --effect tint --classes dog
     """
     from streamseg.cli.running import run_async
-    from streamseg.session.files import run_file
 
-    with FileProgress(Path(target).name, quiet=quiet or as_json) as progress:
-        settings = load_config(
-            config,
-            {
-                "source.start_s": parse_seconds("--start", start),
-                "source.duration_s": parse_seconds("--duration", duration),
-                "source.rate": rate,
-                "model.name": model,
-                "model.workers": workers,
-                "model.threads": threads,
-                "model.timeout_s": timeout,
-                "mask.smoothing": smoothing,
-                "mask.refine": refine,
-                "effect.name": effect,
-                "effect.strength": strength,
-                "effect.background": background,
-                "effect.fit": fit,
-                "effect.on": "subject" if subject else None,
-                "effect.threshold": threshold,
-                "effect.feather": feather,
-                "output.encoder": encoder,
-                "output.crf": crf,
-                "output.preset": preset,
-                "output.audio": False if no_audio else None,
-                "output.overwrite": True if overwrite else None,
-                "output.masks": masks,
-            },
-        )
-        statistics = run_async(run_file(source, target, settings, on_progress=progress.update))
+    settings = load_config(
+        config,
+        {
+            **scenario_values(
+                model=model,
+                workers=workers,
+                threads=threads,
+                refine=refine,
+                effect=effect,
+                classes=classes,
+                strength=strength,
+                background=background,
+                fit=fit,
+                subject=subject,
+                threshold=threshold,
+                feather=feather,
+            ),
+            "source.start_s": parse_seconds("--start", start),
+            "source.duration_s": parse_seconds("--duration", duration),
+            "source.rate": rate,
+            "model.timeout_s": timeout,
+            "mask.smoothing": smoothing,
+            "output.encoder": encoder,
+            "output.crf": crf,
+            "output.preset": preset,
+            "output.audio": False if no_audio else None,
+            "output.overwrite": True if overwrite else None,
+            "output.masks": masks,
+        },
+    )
+    statistics = run_async(_run(source, target, settings, quiet=quiet or as_json))
     if as_json:
         print_json({"status": "ok", "input": source, "output": target, **statistics.to_json()})
     elif not quiet:
         print_summary(target, statistics)
+
+
+async def _run(source: str, target: str, settings: Config, *, quiet: bool) -> PipelineStatistics:
+    from streamseg.session.files import needs_model, run_file
+    from streamseg.session.parts import obtain_configured
+
+    model = None
+    if needs_model(settings):
+        with DownloadBar(settings.model.name, quiet=quiet) as bar:
+            model = await obtain_configured(settings, bar.show)
+    with FileProgress(Path(target).name, quiet=quiet) as progress:
+        return await run_file(source, target, settings, model=model, on_progress=progress.update)

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from streamseg.cli.download_bar import DownloadBar
 from streamseg.cli.options import (
     Background,
+    Classes,
     ConfigFile,
     EffectName,
     Feather,
@@ -19,6 +21,8 @@ from streamseg.cli.options import (
     Strength,
     Threads,
     Threshold,
+    Workers,
+    scenario_values,
 )
 from streamseg.errors import ConfigError
 
@@ -27,7 +31,7 @@ if TYPE_CHECKING:
 
 __all__ = ["serve"]
 
-_SERVER, _ROOM, _MODEL, _LIMITS, _WEBRTC = "Server", "Room", "Model", "Limits", "WebRTC"
+_SERVER, _ROOM, _LIMITS, _WEBRTC = "Server", "Room", "Limits", "WebRTC"
 
 
 def serve(
@@ -85,6 +89,7 @@ def serve(
         bool, typer.Option("--loop", help="Play a file again and again.", rich_help_panel=_ROOM)
     ] = False,
     effect: EffectName = None,
+    classes: Classes = None,
     strength: Strength = None,
     background: Background = None,
     fit: Fit = None,
@@ -92,9 +97,7 @@ def serve(
     feather: Feather = None,
     refine: Refine = None,
     model: ModelName = None,
-    workers: Annotated[
-        int | None, typer.Option(help="Number of model processes.", rich_help_panel=_MODEL)
-    ] = None,
+    workers: Workers = None,
     threads: Threads = None,
     max_sessions: Annotated[
         int | None,
@@ -145,16 +148,19 @@ def serve(
         "server.behind_proxy": True if behind_proxy else None,
         "server.token_file": None if token_file is None else str(token_file),
         "server.origins": origin or None,
-        "model.name": model,
-        "model.workers": workers,
-        "model.threads": threads,
-        "mask.refine": refine,
-        "effect.name": effect,
-        "effect.strength": strength,
-        "effect.background": background,
-        "effect.fit": fit,
-        "effect.threshold": threshold,
-        "effect.feather": feather,
+        **scenario_values(
+            model=model,
+            workers=workers,
+            threads=threads,
+            refine=refine,
+            effect=effect,
+            classes=classes,
+            strength=strength,
+            background=background,
+            fit=fit,
+            threshold=threshold,
+            feather=feather,
+        ),
         "limits.sessions": max_sessions,
         "limits.viewers": max_viewers,
         "webrtc.ice_server": [{"urls": [url]} for url in ice_server] if ice_server else None,
@@ -167,7 +173,8 @@ def serve(
         if not quiet:
             typer.echo(f"listening on {session.server.url}", err=True)
 
-    run_async(run_server(settings, on_ready=tell))
+    with DownloadBar(settings.model.name, quiet=quiet) as bar:
+        run_async(run_server(settings, on_ready=tell, on_download=bar.show))
 
 
 def _rooms(source: str | None, room: str | None, *, loop: bool) -> list[dict[str, Any]] | None:

@@ -14,15 +14,32 @@ import torch
 from torch import Tensor, nn
 
 from streamseg.convert import _tflite_schema as schema
+from streamseg.convert._tflite_arithmetic import Arithmetic, Bounds, arithmetic_for, clamp
+from streamseg.convert._tflite_quantization import FLOAT16, FLOAT32, INT8, INT32, INT64, UINT8
 from streamseg.convert._tflite_schema import Operator
 from streamseg.errors import ModelError
 
-Activation = Callable[[Tensor], Tensor]
 ADVICE = "use another export of the model"
+_KINDS: dict[int, np.dtype[Any]] = {
+    FLOAT32: np.dtype("<f4"),
+    FLOAT16: np.dtype("<f2"),
+    INT32: np.dtype("<i4"),
+    UINT8: np.dtype("u1"),
+    INT8: np.dtype("i1"),
+}
 
 
 class Step(nn.Module):  # type: ignore[misc]  # torch is read without types
-    """One operator: a function, its weights, and an activation fused to it."""
+    """One operator: a function, its weights, and what becomes of its result.
+
+    Args:
+        function: Takes the inputs and the weights.
+        inputs: Tensor indices.
+        output: Tensor index.
+        weights: Constants.
+        bounds: Of the result; every activation that can be fused is a clamp.
+        scales: Of the weights where they are integers, for each output channel or for all.
+    """
 
     def __init__(
         self,
@@ -30,18 +47,27 @@ class Step(nn.Module):  # type: ignore[misc]  # torch is read without types
         inputs: Sequence[int],
         output: int,
         weights: Sequence[Tensor] = (),
-        activation: Activation | None = None,
+        bounds: Bounds | None = None,
+        scales: Tensor | None = None,
     ) -> None:
         super().__init__()
         self._function = function
-        self._activation = activation
+        self.bounds = bounds
         self.inputs = tuple(inputs)
         self.output = output
+        self.weight_scales = scales
         self.weights = nn.ParameterList(nn.Parameter(w, requires_grad=False) for w in weights)
+        self._arithmetic: Arithmetic | None = None
+
+    def use(self, arithmetic: Arithmetic) -> None:
+        """Have the step compute on the integers of quantised tensors."""
+        self._arithmetic = arithmetic
 
     def forward(self, *values: Tensor) -> Tensor:
-        result = self._function(*values, *self.weights)
-        return result if self._activation is None else self._activation(result)
+        if self._arithmetic is None:
+            return clamp(self._function(*values, *self.weights), self.bounds)
+        values = self._arithmetic.enter(values)
+        return self._arithmetic.leave(self._function(*values, *self.weights))
 
 
 class Builder:
@@ -83,22 +109,35 @@ class Builder:
         return index in self._computed
 
     def nchw(self, index: int, user: object) -> tuple[int, int, int, int]:
-        """Return the declared shape of a float picture tensor, in NCHW."""
+        """Return the declared shape of a picture tensor, in NCHW."""
         tensor = self._parsed.tensors[index]
-        if tensor.type_code != schema.FLOAT32 or len(tensor.shape) != 4 or tensor.shape[0] != 1:
+        if not tensor.is_picture:
             raise ModelError(
                 f"{user} uses a {tensor.type_name} tensor of shape {list(tensor.shape)}, "
-                "expected float32 [1, H, W, C]: use a float export of the model"
+                "expected [1, H, W, C] of float32, or of uint8 or int8 with a scale: "
+                "use a float export of the model"
             )
         batch, height, width, channels = tensor.shape
         return batch, channels, height, width
 
-    def floats(self, op: Operator, position: int, rank: int | None = None) -> Tensor:
-        """Return a float32 constant that is the operator's input at `position`."""
+    def floats(
+        self, op: Operator, position: int, rank: int | None = None, *, raw: bool = False
+    ) -> Tensor:
+        """Return a constant that is the operator's input at `position`, as float32.
+
+        Args:
+            op: The operator.
+            position: Among its inputs.
+            rank: How many axes it must have.
+            raw: Whether a quantised one is wanted as its integers, less their zero points.
+        """
         index = op.inputs[position]
-        if index not in self._constants:
-            self._constants[index] = self._read(op, index)
-        constant = self._constants[index]
+        if raw:
+            constant = self._read(op, index, raw=True)
+        else:
+            if index not in self._constants:
+                self._constants[index] = self._read(op, index)
+            constant = self._constants[index]
         if rank is not None and constant.ndim != rank:
             raise ModelError(
                 f"{op} has a constant of shape {list(constant.shape)} as input {position}, "
@@ -107,41 +146,93 @@ class Builder:
         return constant
 
     def integers(self, op: Operator, position: int) -> list[int]:
-        """Return an int32 vector that is the operator's constant input at `position`."""
+        """Return an integer vector that is the operator's constant input at `position`."""
         tensor = self._parsed.tensors[op.inputs[position]]
         count = math.prod(tensor.shape)
-        if tensor.type_code != schema.INT32 or len(tensor.data) != 4 * count or count > 8:
+        letter, size = {INT32: ("i", 4), INT64: ("q", 8)}.get(tensor.type_code, ("", 0))
+        if not letter or len(tensor.data) != size * count or count > 8:
             raise ModelError(f"{op} needs constant int32 values as input {position}: {ADVICE}")
-        return list(struct.unpack(f"<{count}i", tensor.data))
+        return list(struct.unpack(f"<{count}{letter}", tensor.data))
+
+    def weights(self, op: Operator, source: int, axis: int) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Return the kernel and the bias of a convolution, and the kernel's scales.
+
+        Where the picture at `source` and the kernel are quantised, both are integers, less their
+        zero points, and there are scales: one, or one a channel, [n], which lie along `axis` of
+        the kernel. Elsewhere all is real.
+        """
+        kernel, bias = self._parsed.tensors[op.inputs[1]], self._parsed.tensors[op.inputs[2]]
+        if None in (self._parsed.tensors[source].quantization, kernel.quantization):
+            return self.floats(op, 1, 4), self.floats(op, 2, 1), None
+        assert kernel.quantization is not None
+        if bias.type_code != INT32 or bias.quantization is None:
+            raise ModelError(f"{op} has a bias of {bias.type_name}, expected int32: {ADVICE}")
+        if len(kernel.quantization.scales) > 1 and kernel.quantization.axis != axis:
+            raise ModelError(
+                f"{op} has scales along axis {kernel.quantization.axis} of its kernel, expected "
+                f"{axis}, its outputs: {ADVICE}"
+            )
+        scales = torch.tensor(kernel.quantization.scales, dtype=torch.float32)
+        return self.floats(op, 1, 4, raw=True), self.floats(op, 2, 1, raw=True), scales
+
+    def quantise(self, op: Operator, step: Step) -> None:
+        """Have the step take and give the integers of those tensors that are quantised."""
+        sources = [self._parsed.tensors[i].quantization for i in step.inputs]
+        target = self._parsed.tensors[step.output]
+        if target.quantization is None and not any(sources):
+            return
+        scales = [1.0 if source is None else source.scales[0] for source in sources]
+        scale = 1.0 if target.quantization is None else target.quantization.scales[0]
+        limits = None
+        if target.quantization is not None:
+            limits = target.quantization.limits(target.type_code)
+        step.use(arithmetic_for(op.name, scales, scale, step.weight_scales, limits, step.bounds))
+
+    def scale(self, index: int) -> float | None:
+        """Return what a unit of a computed tensor stands for, None where it is not quantised."""
+        quantised = self._parsed.tensors[index].quantization
+        return None if quantised is None else quantised.scales[0]
+
+    def input_arithmetic(self, index: int) -> Arithmetic | None:
+        """Return what makes a graph's real input the integers that the graph takes."""
+        tensor = self._parsed.tensors[index]
+        if tensor.quantization is None:
+            return None
+        limits = tensor.quantization.limits(tensor.type_code)
+        return arithmetic_for("QUANTIZE", [1.0], tensor.quantization.scales[0], None, limits, None)
 
     def unpack(self, op: Operator) -> None:
-        """Take a DEQUANTIZE as what it is here: float16 weights to float32."""
+        """Take a DEQUANTIZE of a constant: weights of few bits to float32."""
         expect_inputs(op, 1)
         source, target = op.inputs[0], op.outputs[0]
         if self._parsed.tensors[source].shape != self._parsed.tensors[target].shape:
             raise ModelError(f"{op} changes the shape of its constant: {ADVICE}")
         self._constants[target] = self._read(op, source)
 
-    def _read(self, op: Operator, index: int) -> Tensor:
+    def _read(self, op: Operator, index: int, *, raw: bool = False) -> Tensor:
         tensor = self._parsed.tensors[index]
-        kinds: dict[int, np.dtype[Any]] = {
-            schema.FLOAT32: np.dtype("<f4"),
-            schema.FLOAT16: np.dtype("<f2"),
-        }
-        kind = kinds.get(tensor.type_code)
-        if kind is None or not tensor.data or index in self._computed:
+        kind = _KINDS.get(tensor.type_code)
+        quantised = tensor.type_code not in (FLOAT32, FLOAT16)
+        if (
+            kind is None
+            or not tensor.data
+            or index in self._computed
+            or (quantised and tensor.quantization is None)
+        ):
             raise ModelError(
-                f"{op} needs tensor {index} to be a constant of float32 or float16, it is "
-                f"{'a' if tensor.data else 'no'} constant of {tensor.type_name}: "
-                "use a float export of the model"
+                f"{op} needs tensor {index} to be a constant of float32, float16, or of integers "
+                f"with a scale; it is {'a' if tensor.data else 'no'} constant of "
+                f"{tensor.type_name}: use a float export of the model"
             )
         if len(tensor.data) != math.prod(tensor.shape) * kind.itemsize:
             raise ModelError(
                 f"{op} has a constant of {len(tensor.data)} bytes for shape "
                 f"{list(tensor.shape)} of {tensor.type_name}: fetch the file again"
             )
-        array = np.frombuffer(tensor.data, kind).astype(np.float32).reshape(tensor.shape)
-        return torch.from_numpy(array)
+        array = np.frombuffer(tensor.data, kind).reshape(tensor.shape)
+        if tensor.quantization is not None:
+            return torch.from_numpy(tensor.quantization.to_float(array, scaled=not raw))
+        return torch.from_numpy(array.astype(np.float32))
 
 
 def expect_inputs(op: Operator, count: int) -> None:

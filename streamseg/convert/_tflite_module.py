@@ -6,10 +6,13 @@ result's shape compared with the one the file declares: what is built is what th
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor, nn
 
 from streamseg.convert import _tflite_schema as schema
+from streamseg.convert._tflite_arithmetic import Arithmetic
 from streamseg.convert._tflite_builder import ADVICE, Builder, Step, expect_inputs
+from streamseg.convert._tflite_head import scores_of
 from streamseg.convert._tflite_operators import BUILDERS, ELEMENTWISE
 from streamseg.errors import ModelError
 
@@ -18,10 +21,28 @@ class GraphModule(nn.Module):  # type: ignore[misc]  # torch is read without typ
     """Runs a graph's operators in the file's order.
 
     Takes and returns float32 in NCHW. Values are dropped after their last use.
+
+    Args:
+        steps: In the order of execution.
+        input_index: Of the tensor that the module takes.
+        output_index: Of the tensor that it returns.
+        arithmetic: What makes the real input integers, for a quantised one.
+        scale: What the result's units stand for, where it is quantised.
     """
 
-    def __init__(self, steps: Sequence[Step], input_index: int, output_index: int) -> None:
+    def __init__(
+        self,
+        steps: Sequence[Step],
+        input_index: int,
+        output_index: int,
+        arithmetic: Arithmetic | None,
+        scale: float | None,
+    ) -> None:
         super().__init__()
+        self._arithmetic = arithmetic
+        self._scale = None
+        if scale is not None:
+            self._scale = nn.Parameter(torch.tensor([scale]), requires_grad=False)
         self.steps = nn.ModuleList(steps)
         self._input_index = input_index
         self._output_index = output_index
@@ -32,13 +53,16 @@ class GraphModule(nn.Module):  # type: ignore[misc]  # torch is read without typ
         ]
 
     def forward(self, image: Tensor) -> Tensor:
+        if self._arithmetic is not None:
+            image = self._arithmetic.leave(image)
         values = {self._input_index: image}
         for step, release in zip(self.steps, self._release, strict=True):
             assert isinstance(step, Step)
             values[step.output] = step(*(values[i] for i in step.inputs))
             for index in release:
                 del values[index]
-        return values[self._output_index]
+        result = values[self._output_index]
+        return result if self._scale is None else result * self._scale
 
 
 def build(parsed: schema.Schema) -> GraphModule:
@@ -49,24 +73,29 @@ def build(parsed: schema.Schema) -> GraphModule:
             not fit together.
     """
     builder = Builder(parsed)
-    known = {*ELEMENTWISE, *BUILDERS, "DEQUANTIZE"}
-    unknown = sorted({op.name for op in parsed.operators} - known)
+    operators, output = scores_of(parsed)
+    known = {*ELEMENTWISE, *BUILDERS}
+    unknown = sorted({op.name for op in operators} - known)
     if unknown:
         raise ModelError(
             f"operators not supported: {', '.join(unknown)}: "
             "convert the original model, or a variant without them"
         )
     steps: list[Step] = []
-    for op in parsed.operators:
+    for op in operators:
         if len(op.outputs) != 1:
             raise ModelError(f"{op} has {len(op.outputs)} outputs, expected 1: {ADVICE}")
-        if op.name == "DEQUANTIZE":
+        if op.name == "DEQUANTIZE" and not builder.is_computed(op.inputs[0] if op.inputs else -1):
             builder.unpack(op)
             continue
         step = _step(builder, op)
+        builder.quantise(op, step)
         builder.check(op, step)
         steps.append(step)
-    return GraphModule(steps, parsed.inputs[0], builder.computed(parsed.outputs[0], "the output"))
+    source, result = parsed.inputs[0], builder.computed(output, "the output")
+    return GraphModule(
+        steps, source, result, builder.input_arithmetic(source), builder.scale(result)
+    )
 
 
 def _step(builder: Builder, op: schema.Operator) -> Step:

@@ -11,7 +11,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from streamseg.convert._tflite_builder import ADVICE, Activation, Builder, Step, expect_inputs
+from streamseg.convert._tflite_arithmetic import RELU, Bounds
+from streamseg.convert._tflite_builder import (
+    ADVICE,
+    Builder,
+    Step,
+    expect_inputs,
+)
 from streamseg.convert._tflite_schema import CUSTOM_PREFIX, Operator
 from streamseg.errors import ModelError
 
@@ -21,21 +27,19 @@ _C_SAME, _C_VALID = 1, 2
 _MAX_STEP = 1 << 12
 """Bound of strides, dilations and kernel sizes."""
 
-_ACTIVATIONS: dict[int, Activation | None] = {
-    0: None,
-    1: functional.relu,
-    2: lambda x: functional.hardtanh(x, -1.0, 1.0),
-    3: lambda x: functional.hardtanh(x, 0.0, 6.0),
-}
-ELEMENTWISE: dict[str, Activation] = {
+_ACTIVATIONS: dict[int, Bounds | None] = {0: None, 1: RELU, 2: (-1.0, 1.0), 3: (0.0, 6.0)}
+ELEMENTWISE: dict[str, Callable[[Tensor], Tensor]] = {
     "RELU": functional.relu,
     "RELU6": lambda x: functional.hardtanh(x, 0.0, 6.0),
     "HARD_SWISH": functional.hardswish,
     "LOGISTIC": torch.sigmoid,
+    # Values are real numbers here, whatever integers stand for them.
+    "QUANTIZE": lambda x: x,
+    "DEQUANTIZE": lambda x: x,
 }
 
 
-def _activation(op: Operator, field: int) -> Activation | None:
+def _activation(op: Operator, field: int) -> Bounds | None:
     code = op.option(field, "b")
     if code not in _ACTIVATIONS:
         raise ModelError(f"{op} has the fused activation {code}, expected 0 to 3: {ADVICE}")
@@ -77,8 +81,7 @@ def _convolution(builder: Builder, op: Operator, *, depthwise: bool) -> Step:
     expect_inputs(op, 3)
     source = builder.computed(op.inputs[0], op)
     _, channels, height, width = builder.nchw(source, op)
-    kernel = builder.floats(op, 1, 4)
-    bias = builder.floats(op, 2, 1)
+    kernel, bias, scales = builder.weights(op, source, axis=3 if depthwise else 0)
     shift = 1 if depthwise else 0  # The depthwise table has a multiplier before the activation.
     stride = _step_option(op, 2), _step_option(op, 1)
     dilation = _step_option(op, 5 + shift, 1), _step_option(op, 4 + shift, 1)
@@ -99,7 +102,8 @@ def _convolution(builder: Builder, op: Operator, *, depthwise: bool) -> Step:
         return functional.conv2d(image, weight, bias, stride, padding, dilation, groups)
 
     weights = _plain(weight), bias
-    return Step(convolve, [source], op.outputs[0], weights, _activation(op, 3 + shift))
+    activation = _activation(op, 3 + shift)
+    return Step(convolve, [source], op.outputs[0], weights, activation, scales)
 
 
 def _conv_2d(builder: Builder, op: Operator) -> Step:
@@ -118,8 +122,7 @@ def _transposed_convolution(builder: Builder, op: Operator) -> Step:
     """
     expect_inputs(op, 3)
     source = builder.computed(op.inputs[0], op)
-    kernel = builder.floats(op, 1, 4)
-    bias = builder.floats(op, 2, 1)
+    kernel, bias, scales = builder.weights(op, source, axis=0)
     if len(op.custom_options) < 12:
         raise ModelError(f"{op} has {len(op.custom_options)} bytes of options, expected 12")
     padding, stride_x, stride_y = struct.unpack_from("<3i", op.custom_options)
@@ -134,7 +137,7 @@ def _transposed_convolution(builder: Builder, op: Operator) -> Step:
         return functional.conv_transpose2d(image, weight, bias, stride=(stride_y, stride_x))
 
     weights = _plain(kernel.permute(3, 0, 1, 2)), bias
-    return Step(convolve, [source], op.outputs[0], weights)
+    return Step(convolve, [source], op.outputs[0], weights, None, scales)
 
 
 def _average_pool(builder: Builder, op: Operator) -> Step:

@@ -1,4 +1,4 @@
-"""The parts of the TensorFlow Lite file format that a float segmentation model uses.
+"""The parts of the TensorFlow Lite file format that a segmentation model uses.
 
 Source: the TensorFlow Lite schema, version 3 (`schema.fbs`); field numbers are positions
 in its table declarations, operator codes are positions in its `BuiltinOperator`.
@@ -8,6 +8,13 @@ import math
 from dataclasses import dataclass
 
 from streamseg.convert._flatbuffer import Table
+from streamseg.convert._tflite_quantization import (
+    FLOAT32,
+    INT8,
+    UINT8,
+    Quantization,
+    read_quantization,
+)
 from streamseg.errors import ModelError
 
 MAX_OPERATORS = 20_000
@@ -21,7 +28,6 @@ _MAX_GRAPHS = 64
 _MAX_OPERANDS = 1024
 _MAX_NAME = 80
 
-FLOAT32, FLOAT16, INT32 = 0, 1, 2
 _TYPE_NAMES = (
     "float32 float16 int32 uint8 int64 string bool int16 complex64 int8 float64 complex128 "
     "uint64 resource variant uint32 uint16 int4 bfloat16"
@@ -67,19 +73,30 @@ class Tensor:
 
     Attributes:
         shape: Sizes in the file's own order, NHWC for pictures.
-        type_code: `FLOAT32`, `FLOAT16`, `INT32` or another code of the schema.
+        type_code: `FLOAT32` of `_tflite_quantization` or another code of the schema.
         data: The constant's bytes, little-endian; empty for a computed tensor.
+        quantization: What its integers stand for; None for floats and plain integers.
     """
 
     shape: tuple[int, ...]
     type_code: int
     data: bytes
+    quantization: Quantization | None = None
 
     @property
     def type_name(self) -> str:
         """The element type in words."""
         known = 0 <= self.type_code < len(_TYPE_NAMES)
         return _TYPE_NAMES[self.type_code] if known else f"type {self.type_code}"
+
+    @property
+    def is_picture(self) -> bool:
+        """Whether it is [1, H, W, C] of values that are, or stand for, real numbers."""
+        if len(self.shape) != 4 or self.shape[0] != 1:
+            return False
+        if self.type_code in (UINT8, INT8):
+            return self.quantization is not None and len(self.quantization.scales) == 1
+        return self.type_code == FLOAT32
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,13 +129,23 @@ class Operator:
 
 @dataclass(frozen=True, eq=False)
 class Schema:
-    """What a file holds: one graph, in the order of execution."""
+    """What a file holds: one graph, in the order of execution.
+
+    Attributes:
+        description: The file's own words about itself.
+        tensors: All of the graph.
+        operators: In the order of execution.
+        inputs: Tensor indices.
+        outputs: Tensor indices.
+        metadata: The bytes of the file's metadata, a FlatBuffer of its own; empty where absent.
+    """
 
     description: str
     tensors: tuple[Tensor, ...]
     operators: tuple[Operator, ...]
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
+    metadata: bytes
 
 
 def parse(data: bytes) -> Schema:
@@ -151,6 +178,7 @@ def parse(data: bytes) -> Schema:
         operators=operators,
         inputs=_indices(graph.numbers(1, "i", _MAX_OPERANDS), len(tensors), 0),
         outputs=_indices(graph.numbers(2, "i", _MAX_OPERANDS), len(tensors), 0),
+        metadata=_metadata(root, buffers),
     )
 
 
@@ -166,6 +194,14 @@ def _read_buffers(root: Table, file_bytes: int) -> list[bytes]:
     return buffers
 
 
+def _metadata(root: Table, buffers: list[bytes]) -> bytes:
+    for table in root.tables(6, _MAX_GRAPHS):
+        buffer = table.number(1, "I")
+        if table.raw(0) == b"TFLITE_METADATA" and buffer < len(buffers):
+            return buffers[buffer]
+    return b""
+
+
 def _tensor(table: Table, buffers: list[bytes]) -> Tensor:
     shape = table.numbers(0, "i", _MAX_AXES)
     if any(size < 1 for size in shape) or math.prod(shape) > MAX_TENSOR_ELEMENTS:
@@ -178,8 +214,10 @@ def _tensor(table: Table, buffers: list[bytes]) -> Tensor:
     buffer = table.number(2, "I")
     if buffer >= max(len(buffers), 1):
         raise ModelError(f"file is damaged: no buffer {buffer}: fetch the file again")
+    type_code = table.number(1, "b")
+    quantised = read_quantization(table.table(4), shape, type_code)
     # Buffer 0 is the empty one by convention, whatever the file says.
-    return Tensor(shape, table.number(1, "b"), buffers[buffer] if buffer else b"")
+    return Tensor(shape, type_code, buffers[buffer] if buffer else b"", quantised)
 
 
 def _operator_name(table: Table) -> str:

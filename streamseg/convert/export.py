@@ -1,23 +1,35 @@
 """Torch modules as ExecuTorch programs for the CPU, verified before they are kept."""
 
-import contextlib
+from __future__ import annotations
+
 import hashlib
-import os
-import tempfile
 import time
-from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
 
+from streamseg.convert._comparison import Comparison, run_eager
+from streamseg.convert._lowering import Delegate, Program, lower, no_step
+from streamseg.convert._staging import Staging
+from streamseg.convert.cards import card_to_toml, check_card, complete_card
 from streamseg.errors import ModelError
 
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from torch import Tensor, nn
+
+    from streamseg.convert.agreement import Agreement
+    from streamseg.models.card import Card
+
+__all__ = ["ExportReport", "export_module"]
+
 _SEED = 20210119
-_DELEGATE_CALL = "executorch_call_delegate"
-_PLUMBING = {"getitem", _DELEGATE_CALL}
+_TIMED_RUNS = 5
+# Of the pictures given for calibration, so many are compared with the eager module: it is slow.
+_MOST_COMPARED = 16
 
 
 @dataclass(frozen=True)
@@ -29,18 +41,48 @@ class ExportReport:
         sha256: Of the program, in hexadecimal.
         size_bytes: Of the program.
         input_shape: NCHW, float32.
-        output_shape: NCHW, float32.
-        max_abs_difference: Largest difference to the eager module on the trial inputs.
+        output_shapes: Of all outputs, in their order.
+        max_abs_difference: Largest difference of a value to the eager float32 module, over all
+            inputs that were tried.
         run_ms: The fastest of a few runs of the verified program.
+        delegates: How many parts of the graph XNNPACK runs.
+        outside: The operators that it does not run, sorted; ExecuTorch's own kernels do.
+        quantized: Whether it computes in int8.
+        agreement: How far what the masks or the classes say is the same as the eager module's;
+            None where the outputs are neither.
+        compared_with: On what inputs it was compared, in words.
+        export_s: How long all of it took, in seconds.
+        card_path: The card, where one was written.
+        notices: What the user should know, a line each.
     """
 
     path: Path
     sha256: str
     size_bytes: int
     input_shape: tuple[int, ...]
-    output_shape: tuple[int, ...]
+    output_shapes: tuple[tuple[int, ...], ...]
     max_abs_difference: float
     run_ms: float
+    delegates: int = 1
+    outside: tuple[str, ...] = ()
+    quantized: bool = False
+    agreement: Agreement | None = None
+    compared_with: str = ""
+    export_s: float = 0.0
+    card_path: Path | None = None
+    notices: tuple[str, ...] = ()
+
+    @property
+    def output_shape(self) -> tuple[int, ...]:
+        """Of the first output."""
+        return self.output_shapes[0]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values."""
+        values = asdict(self)
+        values["path"] = str(self.path)
+        values["card_path"] = str(self.card_path) if self.card_path else None
+        return values
 
 
 def export_module(
@@ -49,153 +91,143 @@ def export_module(
     pte_path: str | Path,
     *,
     tolerance: float = 1e-3,
+    card: Card | None = None,
+    delegate: Delegate = "whole",
+    quantize: Sequence[Tensor] | None = None,
+    picture: Tensor | None = None,
+    on_step: Callable[[str], None] | None = None,
 ) -> ExportReport:
-    """Export a module to one XNNPACK delegate, run it, compare it, and only then keep it.
+    """Export a module for XNNPACK, run the program, compare it, and only then keep it.
+
+    It is compared with the eager module on noise, on a ramp, and on the pictures that are given.
 
     Args:
-        module: Takes and returns one float32 tensor; put in evaluation mode by the caller.
-            Its weights have the strides of a new tensor: ExecuTorch 1.5 takes others, on axes
-            of size 1 too, for NHWC, and the program then fails when it runs.
+        module: Takes one float32 tensor and returns one tensor or a tuple of tensors, the first
+            of them float32; put in evaluation mode by the caller. Its weights have the strides of
+            a new tensor: ExecuTorch 1.5 takes others, on axes of size 1 too, for NHWC, and the
+            program then fails when it runs.
         input_shape: NCHW.
         pte_path: Where the program goes. An older file there stays until the new one is
             whole and verified.
         tolerance: Largest difference to the eager module, relative to the largest
-            magnitude of its output or to 1, whichever is larger.
+            magnitude of its output or to 1, whichever is larger. With ``quantize`` the
+            program's error (RMS) may be this and twice that of the quantised module in PyTorch.
+        card: Written beside the program as TOML, with its size, its checksum and what it was
+            verified with filled in.
+        delegate: ``whole``: the graph is one XNNPACK delegate, or it is refused. ``any``:
+            operators may stay outside, where the installed ExecuTorch runs them.
+        quantize: Pictures as the module takes them, to calibrate an int8 program with.
+        picture: A picture as the module takes it, to compare the program on as well.
+        on_step: Called with a word or two for each step.
 
     Raises:
-        ModelError: An operator stays outside of the delegate, the program differs from the
-            module, or the file cannot be written.
+        ModelError: The module cannot be exported like this, the program differs from the
+            module, the card does not fit it, or a file cannot be written.
     """
+    started = time.monotonic()
+    step = on_step or no_step
     pte_path = Path(pte_path)
-    trials = _trial_inputs(input_shape)
-    with torch.inference_mode():
-        expected = [module(trial) for trial in trials]
-    program = _lower(module, trials[0].clone())
-    temporary = _write_beside(pte_path, program)
-    try:
-        results, run_ms = _run(temporary, trials)
-        difference = _compare(results, expected, tolerance, pte_path)
-        os.replace(temporary, pte_path)
-    except OSError as error:
-        raise ModelError(
-            f"cannot write {pte_path}: {error.strerror or error}: check the folder"
-        ) from error
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            temporary.unlink()
-    return ExportReport(
-        path=pte_path,
-        sha256=hashlib.sha256(program).hexdigest(),
-        size_bytes=len(program),
-        input_shape=input_shape,
-        output_shape=tuple(expected[0].shape),
-        max_abs_difference=difference,
-        run_ms=run_ms,
-    )
+    card_path = pte_path.with_suffix(".toml") if card else None
+    if card_path == pte_path:
+        raise ModelError(f"{pte_path}: a program's name ends with .pte, .toml is for its card")
+    trials = _Trials(input_shape, picture, quantize)
+    shapes = tuple(tuple(each.shape) for each in run_eager(module, trials.noise))
+    if card is not None:
+        check_card(card, shapes, pte_path)
+    reference = module
+    if quantize is not None:
+        from streamseg.convert.quantize import quantize_module
 
-
-def _trial_inputs(shape: tuple[int, ...]) -> list[torch.Tensor]:
-    """Return noise and a smooth ramp in [0, 1]; the same ones in every run."""
-    generator = torch.Generator().manual_seed(_SEED)
-    noise = torch.rand(shape, generator=generator)
-    ramp = torch.linspace(0, 1, shape[-1]).expand(shape).contiguous()
-    return [noise, ramp]
-
-
-def _lower(module: nn.Module, example: torch.Tensor) -> bytes:
-    # Imported here: the export stack takes seconds, and a caller that only reads a report
-    # or gets an early error need not wait for it.
-    from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
-    from executorch.exir import to_edge_transform_and_lower
-
-    try:
-        with torch.no_grad():
-            exported = torch.export.export(module, (example,), strict=False)
-        edge = to_edge_transform_and_lower(exported, partitioner=[XnnpackPartitioner()])
-    except Exception as error:
-        raise ModelError(
-            f"export failed: {type(error).__name__}: {_first_line(error)}: "
-            "use a module of plain tensor operations with a fixed input size"
-        ) from error
-    _expect_one_delegate(edge.exported_program().graph.nodes)
-    program: bytes = edge.to_executorch().buffer
-    return program
-
-
-def _expect_one_delegate(nodes: Iterable[Any]) -> None:
-    names = [_target_name(node) for node in nodes if node.op == "call_function"]
-    outside = sorted(set(names) - _PLUMBING)
-    delegates = names.count(_DELEGATE_CALL)
-    if outside or delegates != 1:
-        raise ModelError(
-            f"{delegates} XNNPACK delegates, expected 1; operators left outside: "
-            f"{', '.join(outside) or 'none'}: replace these operators in the model"
+        reference = quantize_module(module, trials.noise.clone(), quantize, step)
+    step("lowering to XNNPACK")
+    lowered = lower(reference, trials.noise.clone(), delegate)
+    sha256 = hashlib.sha256(lowered.content).hexdigest()
+    with Staging() as staging:
+        program = Program(str(staging.add(pte_path, lowered.content)))
+        step("comparing with PyTorch")
+        comparison = Comparison(pte_path, card)
+        for trial, is_picture in trials:
+            comparison.add(module, reference, program, trial, tolerance, is_picture=is_picture)
+        report = ExportReport(
+            path=pte_path,
+            sha256=sha256,
+            size_bytes=len(lowered.content),
+            input_shape=tuple(input_shape),
+            output_shapes=shapes,
+            max_abs_difference=comparison.largest,
+            run_ms=_fastest_ms(program, trials.noise),
+            delegates=lowered.delegates,
+            outside=lowered.outside,
+            quantized=quantize is not None,
+            agreement=comparison.agreement(),
+            compared_with=trials.in_words,
+            export_s=time.monotonic() - started,
+            card_path=card_path,
         )
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), "")
-
-
-def _target_name(node: Any) -> str:
-    target = node.target
-    return str(getattr(target, "__name__", target))
-
-
-def _write_beside(path: Path, content: bytes) -> Path:
-    try:
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        # mkstemp keeps others out, which a finished file has no reason to.
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(name, 0o666 & ~umask)
-    except OSError as error:
-        raise ModelError(
-            f"cannot write beside {path}: {error.strerror or error}: check the folder"
-        ) from error
-    return Path(name)
-
-
-def _run(path: Path, trials: list[torch.Tensor]) -> tuple[list[torch.Tensor], float]:
-    # The library itself: its Python wrapper warns at every import.
-    from executorch.extension.pybindings._C import _load_for_executorch
-
-    try:
-        loaded = _load_for_executorch(str(path))
-        results = [loaded.run_method("forward", [trial])[0].clone() for trial in trials]
-        times = []
-        for _ in range(5):
-            start = time.perf_counter()
-            loaded.run_method("forward", [trials[0]])
-            times.append(time.perf_counter() - start)
-    except RuntimeError as error:
-        raise ModelError(
-            f"the exported program does not run: {error}: report this model"
-        ) from error
-    return results, min(times) * 1e3
-
-
-def _compare(
-    results: list[torch.Tensor], expected: list[torch.Tensor], tolerance: float, path: Path
-) -> float:
-    largest = 0.0
-    for result, reference in zip(results, expected, strict=True):
-        if result.shape != reference.shape or result.dtype != reference.dtype:
-            raise ModelError(
-                f"the program for {path} returns {result.dtype} {list(result.shape)}, the "
-                f"module {reference.dtype} {list(reference.shape)}: report this model"
+        if card is not None and card_path is not None:
+            complete = complete_card(
+                card,
+                input_shape=input_shape,
+                sha256=sha256,
+                size_bytes=report.size_bytes,
+                verified_with=_verified_with(report, 0 if quantize is None else len(quantize)),
             )
-        difference = float((result - reference).abs().max())
-        allowed = tolerance * max(1.0, float(reference.abs().max()))
-        # Written so that a NaN fails too.
-        if not difference <= allowed:
-            raise ModelError(
-                f"the program for {path} differs from the module by {difference:.2g}, "
-                f"expected at most {allowed:.2g}: report this model"
-            )
-        largest = max(largest, difference)
-    return largest
+            staging.add(card_path, card_to_toml(complete))
+        staging.commit()
+    return report
+
+
+@dataclass
+class _Trials:
+    """The inputs that a program is compared on: noise, a smooth ramp, and pictures."""
+
+    shape: tuple[int, ...]
+    picture: Tensor | None
+    calibration: Sequence[Tensor] | None
+    noise: Tensor = field(init=False)
+
+    def __post_init__(self) -> None:
+        generator = torch.Generator().manual_seed(_SEED)
+        self.noise = torch.rand(self.shape, generator=generator)
+        for given in ([] if self.picture is None else [self.picture], self.calibration or ()):
+            for each in given:
+                if tuple(each.shape) != tuple(self.shape) or each.dtype != torch.float32:
+                    raise ModelError(
+                        f"a picture is {each.dtype} {list(each.shape)}, "
+                        f"expected float32 {list(self.shape)}: resize it"
+                    )
+
+    def __iter__(self) -> Iterator[tuple[Tensor, bool]]:
+        yield self.noise, False
+        yield torch.linspace(0, 1, self.shape[-1]).expand(self.shape).contiguous(), False
+        if self.picture is not None:
+            yield self.picture.contiguous(), True
+        for each in (self.calibration or ())[:_MOST_COMPARED]:
+            yield each.contiguous(), True
+
+    @property
+    def in_words(self) -> str:
+        count = min(len(self.calibration or ()), _MOST_COMPARED) + (self.picture is not None)
+        pictures = f"{count} picture{'s' if count > 1 else ''}"
+        return f"noise, a ramp and {pictures}" if count else "noise and a ramp"
+
+
+def _fastest_ms(program: Program, trial: Tensor) -> float:
+    times = []
+    for _ in range(_TIMED_RUNS):
+        start = time.perf_counter()
+        program(trial)
+        times.append(time.perf_counter() - start)
+    return min(times) * 1e3
+
+
+def _verified_with(report: ExportReport, calibrated_with: int) -> str:
+    text = (
+        f"the PyTorch module, on {report.compared_with}: "
+        f"largest difference {report.max_abs_difference:.2g}"
+    )
+    if report.agreement is not None:
+        text += f", {report.agreement.in_words}"
+    if calibrated_with:
+        text = f"int8, calibrated with {calibrated_with} pictures, against float32: {text}"
+    return text

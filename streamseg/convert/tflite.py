@@ -1,7 +1,7 @@
 """TensorFlow Lite models as torch modules and ExecuTorch programs.
 
-A float .tflite file with one picture as input and one as output is read, rebuilt as a
-torch module, and exported:
+A .tflite file with one picture as input and one as output, float or quantised, is read, rebuilt as
+a float torch module, and exported:
 
     graph = load_tflite("model.tflite")
     module = to_module(graph)                      # [1, 3, H, W] -> [1, K, H', W']
@@ -13,16 +13,26 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from streamseg.convert import _tflite_metadata as metadata
 from streamseg.convert import _tflite_schema as schema
+from streamseg.convert._tflite_head import scores_of
+from streamseg.convert._tflite_quantization import INT8
 from streamseg.errors import ModelError
+from streamseg.models.card import Card
 
 if TYPE_CHECKING:
-    from torch import nn
+    from collections.abc import Callable
+
+    from torch import Tensor, nn
 
     from streamseg.convert.export import ExportReport
 
+CONVERTER_VERSION = 1
+"""Counts up when a file gives another program than before, so that stored ones are made again."""
 MAX_FILE_BYTES = 1 << 28
 _MAX_SIDE_PX = 4096
+
+Triple = tuple[float, float, float]
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,8 +44,15 @@ class TFLiteGraph:
         description: The file's own words about itself, often which tool wrote it.
         input_size: (height, width) of the input in pixels.
         channels: Of the input; 3 for RGB.
-        output_shape: (1, K, height, width) of the output.
+        output_shape: (1, K, height, width) of the output; of the scores before the ARG_MAX where
+            the file ends with one.
         operator_counts: Operator name -> how many the graph has.
+        quantised: Whether the input is of integers.
+        mean: What is subtracted from RGB in [0, 1] to get the module's input, a value a channel:
+            from the file's metadata, or from the scale of a quantised input. Without either the
+            input is RGB in [0, 1].
+        std: What divides after that.
+        labels: Of the output's channels, from the metadata; None where it has none.
     """
 
     sha256: str
@@ -44,12 +61,39 @@ class TFLiteGraph:
     channels: int
     output_shape: tuple[int, int, int, int]
     operator_counts: dict[str, int]
+    quantised: bool
+    mean: Triple
+    std: Triple
+    labels: tuple[str, ...] | None
+    about: metadata.Metadata = field(repr=False)
     parsed: schema.Schema = field(repr=False)
 
     @property
     def input_shape(self) -> tuple[int, int, int, int]:
         """(1, channels, height, width)."""
         return (1, self.channels, *self.input_size)
+
+    def card(self, name: str) -> Card:
+        """Return the card of the program that the file becomes.
+
+        Args:
+            name: The model's short name.
+        """
+        ends = self.parsed.operators[-1].name if self.parsed.operators else ""
+        probability = ends == "LOGISTIC" or self.output_shape[1] == 1
+        return Card(
+            name=name,
+            title=self.about.name[:80],
+            description=self.about.description[:300],
+            labels=self.labels,
+            input_size=self.input_size,
+            mean=self.mean,
+            std=self.std,
+            output="probability" if probability else "logits",
+            licence=self.about.licence[:200],
+            source="converted from a TensorFlow Lite file",
+            source_sha256=self.sha256,
+        )
 
 
 def load_tflite(path: str | Path) -> TFLiteGraph:
@@ -59,8 +103,8 @@ def load_tflite(path: str | Path) -> TFLiteGraph:
         path: The file, at most 256 MiB.
 
     Raises:
-        ModelError: The file cannot be read, is damaged, or is no float32 graph from one
-            [1, H, W, C] picture to one.
+        ModelError: The file cannot be read, is damaged, or is no graph from one [1, H, W, C]
+            picture of float32, uint8 or int8 to another, or to class indices.
 
     Source: the TensorFlow Lite schema, version 3.
     """
@@ -75,19 +119,33 @@ def load_tflite(path: str | Path) -> TFLiteGraph:
     if len(data) > MAX_FILE_BYTES:
         raise ModelError(f"{path} is larger than {MAX_FILE_BYTES} bytes: use a smaller model")
     try:
-        parsed = schema.parse(data)
-        image = _picture_shape(parsed, parsed.inputs, "input")
-        result = _picture_shape(parsed, parsed.outputs, "output")
+        return _graph(data)
     except ModelError as error:
         raise ModelError(f"{path} is no usable .tflite file: {error}") from error
+
+
+def _graph(data: bytes) -> TFLiteGraph:
+    parsed = schema.parse(data)
+    image = _picture(parsed, parsed.inputs, "input")
+    if len(parsed.outputs) != 1:
+        raise ModelError(f"it has {len(parsed.outputs)} outputs, expected 1: use another export")
+    _, output = scores_of(parsed)
+    result = _picture(parsed, (output,), "output").shape
+    about = metadata.read(parsed.metadata, data)
+    mean, std = _normalisation(image, about)
     names = [op.name for op in parsed.operators]
     return TFLiteGraph(
         sha256=hashlib.sha256(data).hexdigest(),
         description=parsed.description,
-        input_size=(image[1], image[2]),
-        channels=image[3],
+        input_size=(image.shape[1], image.shape[2]),
+        channels=image.shape[3],
         output_shape=(1, result[3], result[1], result[2]),
         operator_counts={name: names.count(name) for name in sorted(set(names))},
+        quantised=image.quantization is not None,
+        mean=mean,
+        std=std,
+        labels=_labels(about, result[3]),
+        about=about,
         parsed=parsed,
     )
 
@@ -107,12 +165,23 @@ def to_module(graph: TFLiteGraph) -> "nn.Module":
     return _tflite_module.build(graph.parsed).eval()
 
 
-def export_tflite(tflite_path: str | Path, pte_path: str | Path) -> "ExportReport":
+def export_tflite(
+    tflite_path: str | Path,
+    pte_path: str | Path,
+    *,
+    card: "Card | None" = None,
+    picture: "Tensor | None" = None,
+    on_step: "Callable[[str], None] | None" = None,
+) -> "ExportReport":
     """Convert a .tflite file to an ExecuTorch program for the CPU (XNNPACK).
 
     Args:
         tflite_path: A file that `load_tflite` and `to_module` take.
         pte_path: Where the program goes; written beside and renamed when it was verified.
+        card: Written beside the program; `load_tflite(tflite_path).card(name)` makes one.
+        picture: A picture as the module takes it, float32 of `input_shape`, to compare the
+            program with the module on as well.
+        on_step: Called with a word or two for each step.
 
     Returns:
         What was written and how far it is from the module it was made of.
@@ -127,22 +196,59 @@ def export_tflite(tflite_path: str | Path, pte_path: str | Path) -> "ExportRepor
         module = to_module(graph)
     except ModelError as error:
         raise ModelError(f"cannot convert {tflite_path}: {error}") from error
-    return export_module(module, graph.input_shape, pte_path)
+    return export_module(
+        module, graph.input_shape, pte_path, card=card, picture=picture, on_step=on_step
+    )
 
 
-def _picture_shape(parsed: schema.Schema, indices: tuple[int, ...], what: str) -> tuple[int, ...]:
+def _normalisation(image: schema.Tensor, about: metadata.Metadata) -> tuple[Triple, Triple]:
+    """Return the mean and the deviation that a card would have, of RGB in [0, 1]."""
+    quantised = image.quantization
+    if quantised is not None:
+        # The bytes of a picture are the integers, less 128 where they are signed; metadata say how
+        # a float model of the same kind is fed, and do not hold here.
+        zero = quantised.zero_points[0] + (128 if image.type_code == INT8 else 0)
+        mean, std = zero / 255.0, 1.0 / (255.0 * quantised.scales[0])
+        return (mean, mean, mean), (std, std, std)
+    if about.mean is None or about.std is None:
+        return (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
+    return _triple(about.mean), _triple(about.std)
+
+
+def _triple(values: tuple[float, ...]) -> Triple:
+    first, *others = (value / 255.0 for value in values)
+    second, third = others or (first, first)
+    return first, second, third
+
+
+def _labels(about: metadata.Metadata, channels: int) -> tuple[str, ...] | None:
+    labels = about.labels
+    if labels is None or channels == 1:  # a model of one channel has two classes
+        return None
+    if len(labels) != channels:
+        raise ModelError(
+            f"its metadata have {len(labels)} labels for {channels} classes: correct the metadata"
+        )
+    # Some label files repeat "???" for classes that are not used.
+    return tuple(
+        label if labels.count(label) == 1 else f"{label}_{index}"
+        for index, label in enumerate(labels)
+    )
+
+
+def _picture(parsed: schema.Schema, indices: tuple[int, ...], what: str) -> schema.Tensor:
     if len(indices) != 1:
         raise ModelError(f"it has {len(indices)} {what}s, expected 1: use another export")
     tensor = parsed.tensors[indices[0]]
     shape = tensor.shape
-    if tensor.type_code != schema.FLOAT32 or len(shape) != 4 or shape[0] != 1:
+    if not tensor.is_picture:
         raise ModelError(
-            f"its {what} is {tensor.type_name} {list(shape)}, expected float32 [1, H, W, C]: "
-            "use a float export of the model"
+            f"its {what} is {tensor.type_name} {list(shape)}, expected [1, H, W, C] of float32, or "
+            "of uint8 or int8 with a scale: use another export of the model"
         )
     if max(shape[1:3]) > _MAX_SIDE_PX:
         raise ModelError(
             f"its {what} is {shape[1]}x{shape[2]} pixels, expected at most {_MAX_SIDE_PX}: "
             "use a smaller model"
         )
-    return shape
+    return tensor

@@ -9,7 +9,7 @@ for ``on="subject"`` nothing.
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import av.error
 import cv2
@@ -50,6 +50,7 @@ __all__ = [
     "grid_for",
     "kept_picture",
     "subject_mask",
+    "usable_mask",
 ]
 
 HIDING_STRENGTH = 100.0
@@ -62,10 +63,12 @@ class VideoEffect(Effect):
     Attributes:
         options_type: The frozen dataclass of its options.
         output_has_alpha: Whether its pictures have an alpha plane.
+        needs: What of a model's answer it works with: ``masks``, ``scores`` or ``nothing``.
     """
 
     options_type: ClassVar[type[EffectOptions]] = EffectOptions
     output_has_alpha: ClassVar[bool] = False
+    needs: ClassVar[Literal["masks", "scores", "nothing"]] = "masks"
 
     def wanted_labels(self, model_labels: Sequence[str]) -> tuple[str, ...]:
         """Return the labels whose masks this effect needs.
@@ -211,9 +214,14 @@ def subject_mask(
     except ConfigError:
         return None
     mask = segmentation.mask_of(labels)
-    if mask.ndim != 2 or mask.size == 0 or not np.isfinite(mask.sum()):
+    if not usable_mask(mask):
         return None
     return shape_mask(mask, options.threshold, options.feather)
+
+
+def usable_mask(mask: NDArray[np.float32]) -> bool:
+    """Return whether a mask says anything: it has pixels, and all of them are numbers."""
+    return mask.ndim == 2 and mask.size > 0 and bool(np.isfinite(mask.sum()))
 
 
 def grid_for(video: av.VideoFrame, sigma_px: float) -> tuple[int, int, float]:

@@ -4,15 +4,28 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from streamseg.effects.options import nearest
 from streamseg.errors import ConfigError
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from streamseg.frames import Colour
 
-__all__ = ["COLOUR_NAMES", "class_colour", "is_colour", "parse_colour", "yuv_samples"]
+__all__ = [
+    "COLOUR_NAMES",
+    "RGB",
+    "class_colour",
+    "is_colour",
+    "parse_colour",
+    "yuv_arrays",
+    "yuv_samples",
+]
 
 RGB = tuple[int, int, int]
+"""Red, green and blue, 0 to 255 each."""
 
 COLOUR_NAMES = {
     "black": "#000000",
@@ -106,6 +119,34 @@ def yuv_samples(rgb: RGB, colour: Colour, bits: int) -> RGB:
         samples = ((16 + 219 * luma) * unit, *((128 + 224 * c) * unit for c in chroma))
     y, u, v = (min(peak, max(0, round(sample))) for sample in samples)
     return y, u, v
+
+
+def yuv_arrays(
+    rgb: NDArray[np.uint8], colour: Colour, bits: int
+) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
+    """Return Y, U and V of a picture, not rounded; see ``yuv_samples``.
+
+    Args:
+        rgb: (H, W, 3) uint8.
+        colour: With matrix and range filled in.
+        bits: Bits of a sample.
+
+    Returns:
+        (H, W) float32 each.
+    """
+    red, green, blue = (rgb[:, :, part].astype(np.float32) / np.float32(255) for part in range(3))
+    kr, kb = _WEIGHTS.get(colour.space, (0.299, 0.114))
+    luma = np.float32(kr) * red + np.float32(1.0 - kr - kb) * green + np.float32(kb) * blue
+    first = (blue - luma) / np.float32(2.0 - 2.0 * kb)
+    second = (red - luma) / np.float32(2.0 - 2.0 * kr)
+    middle = np.float32(1 << (bits - 1))
+    if colour.range == 2:
+        peak = np.float32((1 << bits) - 1)
+        return luma * peak, first * peak + middle, second * peak + middle
+    unit = np.float32(1 << (bits - 8))
+    chroma = np.float32(224) * unit
+    luma = (np.float32(16) + np.float32(219) * luma) * unit
+    return luma, first * chroma + middle, second * chroma + middle
 
 
 def class_colour(label: str, index: int) -> RGB:

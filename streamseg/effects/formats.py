@@ -121,13 +121,13 @@ class Working:
     """
 
     def __init__(self, *, coloured: bool = False, alpha: bool = False) -> None:
-        self._coloured = coloured
+        self.coloured = coloured
         self._alpha = alpha
         self._graphs: dict[tuple[tuple[str, str], ...], FilterGraph] = {}
 
     def target(self, pixel_format: str) -> str:
         """Return the format that ``convert`` gives for a picture of this one."""
-        wanted = working_format(pixel_format, coloured=self._coloured)
+        wanted = working_format(pixel_format, coloured=self.coloured)
         return alpha_format(wanted).replace("yuva", "yuv") if self._alpha else wanted
 
     def convert(self, video: av.VideoFrame) -> av.VideoFrame:

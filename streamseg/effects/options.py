@@ -17,17 +17,27 @@ __all__ = [
     "SideOptions",
     "StrengthOptions",
     "check_choice",
+    "check_labels",
     "check_number",
+    "check_switch",
     "nearest",
     "resolve_subject",
 ]
 
+_LISTED = 24  # labels in a message; some models have a thousand
 
-def nearest(name: str, known: Sequence[str]) -> str:
-    """Return ``", did you mean ...?"`` for a misspelt name, or an empty string."""
+
+def nearest(name: str, known: Sequence[str], *, most: int = 1) -> str:
+    """Return ``", did you mean ...?"`` for a misspelt name, or an empty string.
+
+    Args:
+        name: What was given.
+        known: The right names.
+        most: How many of them are offered, the nearest first.
+    """
     lowered = {item.lower(): item for item in known}
-    close = difflib.get_close_matches(name.lower(), list(lowered), n=1, cutoff=0.5)
-    return f", did you mean {lowered[close[0]]!r}?" if close else ""
+    close = difflib.get_close_matches(name.lower(), list(lowered), n=most, cutoff=0.5)
+    return f", did you mean {' or '.join(repr(lowered[item]) for item in close)}?" if close else ""
 
 
 def check_number(option: str, value: object, low: float, high: float, *, open_ends: bool) -> None:
@@ -53,6 +63,32 @@ def check_choice(option: str, value: object, allowed: Sequence[str]) -> None:
     if not isinstance(value, str) or value not in allowed:
         hint = nearest(value, allowed) if isinstance(value, str) else ""
         raise ConfigError(f"{option} must be one of {', '.join(allowed)}, got {value!r}{hint}")
+
+
+def check_labels(option: str, names: Any) -> tuple[str, ...]:
+    """Return an option that is a list of labels, as a tuple.
+
+    Args:
+        option: Its name.
+        names: Its value, which may come from a file, whatever the annotations say.
+
+    Raises:
+        ConfigError: With the option and what was got.
+    """
+    listed = isinstance(names, Sequence | Set) and not isinstance(names, str)
+    if not listed or not all(isinstance(name, str) and name for name in names):
+        raise ConfigError(f"{option} must be a list of labels, got {names!r}")
+    return tuple(names)
+
+
+def check_switch(option: str, value: object) -> None:
+    """Check that an option is true or false.
+
+    Raises:
+        ConfigError: With the option and what was got.
+    """
+    if not isinstance(value, bool):
+        raise ConfigError(f"{option} must be true or false, got {value!r}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -84,11 +120,7 @@ class MaskOptions(EffectOptions):
     feather: float = 0.0
 
     def _check(self) -> None:
-        names: Any = self.subject  # the value may come from a file, whatever the annotation says
-        listed = isinstance(names, Sequence | Set) and not isinstance(names, str)
-        if not listed or not all(isinstance(name, str) and name for name in names):
-            raise ConfigError(f"subject must be a list of labels, got {names!r}")
-        object.__setattr__(self, "subject", tuple(names))
+        object.__setattr__(self, "subject", check_labels("subject", self.subject))
         check_number("threshold", self.threshold, 0.0, 1.0, open_ends=True)
         check_number("feather", self.feather, 0.0, 20.0, open_ends=False)
 
@@ -124,12 +156,16 @@ class StrengthOptions(SideOptions):
         check_number("strength", self.strength, 0.0, 100.0, open_ends=False)
 
 
-def resolve_subject(subject: tuple[str, ...], labels: Sequence[str]) -> tuple[str, ...]:
+def resolve_subject(
+    subject: tuple[str, ...], labels: Sequence[str], *, option: str = "subject"
+) -> tuple[str, ...]:
     """Return the labels that make up the subject for a model with these labels.
 
     Args:
-        subject: Labels as asked for, in capitals or not; empty for all that mean people.
+        subject: Labels as asked for, in capitals or not, with blanks, ``_``, ``-`` or nothing
+            between words; empty for all that mean people.
         labels: The model's labels.
+        option: What they were asked for with, for the message.
 
     Returns:
         Labels as the model writes them, each once.
@@ -141,18 +177,26 @@ def resolve_subject(subject: tuple[str, ...], labels: Sequence[str]) -> tuple[st
         people = people_labels(tuple(labels))
         if not people:
             raise ConfigError(
-                "subject must be given: the model has no SELFIE or PERSON, only "
-                f"{', '.join(labels)}"
+                f"{option} must be given: the model has no SELFIE or PERSON, only {_listed(labels)}"
             )
         return people
-    written = {label.casefold(): label for label in reversed(labels)}
+    written = {_plain(label): label for label in reversed(labels)}
     found: dict[str, None] = {}
     for name in subject:
-        label = name if name in labels else written.get(name.casefold())
+        label = name if name in labels else written.get(_plain(name))
         if label is None:
             raise ConfigError(
-                f"subject {name!r} is not a label of the model{nearest(name, labels)} "
-                f"(labels: {', '.join(labels)})"
+                f"{option} {name!r} is not a label of the model{nearest(name, labels, most=3)} "
+                f"(labels: {_listed(labels)})"
             )
         found[label] = None
     return tuple(found)
+
+
+def _plain(label: str) -> str:
+    return "".join(letter for letter in label.casefold() if letter not in " _-") or label
+
+
+def _listed(labels: Sequence[str]) -> str:
+    shown = ", ".join(labels[:_LISTED])
+    return shown if len(labels) <= _LISTED else f"{shown} and {len(labels) - _LISTED} more"

@@ -11,9 +11,11 @@ from streamseg.effects.base import VideoEffect
 from streamseg.effects.blur import BlurEffect
 from streamseg.effects.cutout import CutoutEffect
 from streamseg.effects.grayscale import GrayscaleEffect
+from streamseg.effects.labels import LabelsEffect
 from streamseg.effects.mask_view import MaskViewEffect
 from streamseg.effects.none import NoEffect
 from streamseg.effects.options import nearest
+from streamseg.effects.per_class import PerClassEffect
 from streamseg.effects.pixelate import PixelateEffect
 from streamseg.effects.replace import ReplaceEffect
 from streamseg.effects.tint import TintEffect
@@ -31,9 +33,13 @@ EFFECTS: Mapping[str, type[VideoEffect]] = MappingProxyType(
         "pixelate": PixelateEffect,
         "grayscale": GrayscaleEffect,
         "mask": MaskViewEffect,
+        "per-class": PerClassEffect,
+        "labels": LabelsEffect,
     }
 )
 """Name -> class; each is built from one instance of its ``options_type``."""
+
+_INSTEAD = {"per-class": ": its classes are named in the table [effect.classes]"}
 
 
 def option_names(name: str) -> tuple[str, ...]:
@@ -64,6 +70,11 @@ def create_effect(name: str, options: Mapping[str, Any] | None = None) -> VideoE
             raise ConfigError(
                 f"effect {name!r} cannot be applied to the subject instead of the background "
                 f"(--subject on the command line, option 'on' in files); {', '.join(able)} can"
+            )
+        if key == "subject" and key not in known:
+            raise ConfigError(
+                f"effect {name!r} has no classes to choose (--classes on the command line, option "
+                f"'subject' in files){_INSTEAD.get(name, '')}"
             )
         if key not in known:
             takes = f"it takes {', '.join(known)}" if known else "it takes none"

@@ -15,7 +15,7 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["shape_mask"]
+__all__ = ["lowest_covered", "shape_mask"]
 
 _HALF_RAMP = 0.25
 
@@ -37,7 +37,7 @@ def shape_mask(mask: NDArray[np.float32], threshold: float, feather: float) -> N
     Returns:
         (H, W) float32 in [0, 1], new.
     """
-    half = min(_HALF_RAMP, threshold, 1.0 - threshold)
+    half = _half_ramp(threshold)
     out: NDArray[Any] = np.multiply(mask, np.float32(0.5 / half), dtype=np.float32)
     out -= np.float32((threshold - half) * 0.5 / half)
     np.clip(out, 0.0, 1.0, out=out)
@@ -50,3 +50,12 @@ def shape_mask(mask: NDArray[np.float32], threshold: float, feather: float) -> N
         out = cv2.GaussianBlur(out, (0, 0), sigma, borderType=cv2.BORDER_REPLICATE)
         out = out.reshape(mask.shape)
     return np.clip(out, 0.0, 1.0, out=out)
+
+
+def lowest_covered(threshold: float) -> float:
+    """Return the probability up to which ``shape_mask`` gives no coverage at this threshold."""
+    return threshold - _half_ramp(threshold)
+
+
+def _half_ramp(threshold: float) -> float:
+    return min(_HALF_RAMP, threshold, 1.0 - threshold)

@@ -88,9 +88,9 @@ class MotionCompensation(MaskMotion):
             segmentation: The masks; not written into.
 
         Returns:
-            The segmentation with all masks and the class map moved, its index as it was; the given
-            one where there is nothing to move or no telling where to. None where the scene has been
-            cut since then: the mask is of another picture.
+            The segmentation with all masks, those of objects and the class map moved, its index as
+            it was; the given one where there is nothing to move or no telling where to. None where
+            the scene has been cut since then: the mask is of another picture.
         """
         luma = self._look_at(made_for, frame)
         if made_for.index < self._scene_begin:
@@ -103,14 +103,31 @@ class MotionCompensation(MaskMotion):
         field = trusted(total, luma, self._seen[0].luma)
         if float(np.abs(field).max()) < _STILL:
             return segmentation
-        labels, planes = list(segmentation.masks), list(segmentation.masks.values())
+        return self._moved(segmentation, field)
+
+    def _moved(self, segmentation: Segmentation, field: NDArray[np.float32]) -> Segmentation:
+        """Return the segmentation with everything moved in it that is anywhere.
+
+        Boxes of objects stay: they tell which object is which, and not where it is.
+        """
+        masks, instances = dict(segmentation.masks), segmentation.instances
+        there = [label for label, mask in masks.items() if mask.any()]
+        planes = [masks[label] for label in there] + [each.mask for each in instances]
         class_map = segmentation.class_map
         if class_map is None:
-            moved = self._warp(planes, field)
+            moved = self._warp(planes, field) if planes else []
         else:
             *moved, class_map = self._warp([*planes, class_map], field)
-        masks = dict(zip(labels, moved, strict=True))
-        return replace(segmentation, masks=masks, class_map=class_map)
+        masks |= zip(there, moved[: len(there)], strict=True)
+        return replace(
+            segmentation,
+            masks=masks,
+            class_map=class_map,
+            instances=tuple(
+                replace(each, mask=mask)
+                for each, mask in zip(instances, moved[len(there) :], strict=True)
+            ),
+        )
 
     def reset(self) -> None:
         """Forget all frames, for another stream or another place in this one."""

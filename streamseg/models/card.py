@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import tomllib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from streamseg.errors import ModelError
-from streamseg.models.labels import VOC_LABELS
+from streamseg.models.labels import LABEL_SETS, SELFIE_LABELS, VOC_LABELS
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -78,9 +85,9 @@ class Card(BaseModel):
             pixels of the model's input), [1, N, 2] (score, class index), mask logits [1, N, H, W].
             ``mask-classification``: class logits [1, Q, K + 1], the last one for "nothing", and mask
             logits [1, Q, H, W].
-        labels: Names of the classes, in the order of the output's channels; None derives them
-            from the number of channels. A model of one channel has two labels: the foreground,
-            whose probability the channel is, and the background.
+        labels: Names of the classes, in the order of the output's channels, or the name of one of
+            ``LABEL_SETS``; None derives them from the number of channels. A model of one channel
+            has two labels: the foreground, whose probability the channel is, and the background.
         input_size: (H, W) in pixels; the .pte's own metadata decide, this is for lists.
         mean: Subtracted from RGB in [0, 1], a value a channel.
         std: Divides after that.
@@ -99,6 +106,8 @@ class Card(BaseModel):
         size_bytes: Size of the .pte in bytes.
         verified_with: What the .pte was compared with, and the result.
         url: Where the .pte can be fetched from; empty for what is bundled or the user's own.
+        method: Which of the program's methods is run; exporters that support several input sizes
+            name one after each.
         instance: How objects are chosen; for ``instance-segmentation``.
         masks: How queries are read; for ``mask-classification``, where it must be given.
     """
@@ -125,8 +134,18 @@ class Card(BaseModel):
     size_bytes: int | None = None
     verified_with: str = ""
     url: str = ""
+    method: str = "forward"
     instance: InstanceRule = InstanceRule()
     masks: MaskRule | None = None
+
+    @field_validator("labels", mode="before")
+    @classmethod
+    def _take_label_set(cls, value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        if value not in LABEL_SETS:
+            raise ValueError(f"no label set {value!r}: choose {', '.join(LABEL_SETS)}, or a list")
+        return LABEL_SETS[value]
 
     @model_validator(mode="after")
     def _check(self) -> Card:
@@ -158,7 +177,7 @@ class Model:
         labels = self.card.labels
         if labels is None:
             if channels == 1:
-                return ("SELFIE", "BACKGROUND")
+                return SELFIE_LABELS
             if channels == len(VOC_LABELS):
                 return VOC_LABELS
             return tuple(f"CLASS_{index}" for index in range(channels))
@@ -201,4 +220,5 @@ def load_card(path: Path) -> Card:
     except ValidationError as exc:
         first = exc.errors()[0]
         key = ".".join(str(part) for part in first["loc"]) or "card"
-        raise ModelError(f"{path}: the model's card: {key}: {first['msg']}") from exc
+        what = "is missing" if first["type"] == "missing" else first["msg"]
+        raise ModelError(f"{path}: the model's card: {key}: {what}") from exc

@@ -65,8 +65,8 @@ def main(arguments: dict[str, Any]) -> None:
     """Run the process.
 
     Args:
-        arguments: ``model`` path of the .pte, ``threads`` (0 chooses, up to ``cores``), ``memory``
-            handle.
+        arguments: ``model`` path of the .pte, ``method`` of it, ``threads`` (0 chooses, up to
+            ``cores``), ``memory`` handle.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business
     gc.disable()  # importing torch makes 300,000 objects and no garbage
@@ -91,15 +91,15 @@ class _ModelProblem(Exception):
 
 
 def _load(arguments: dict[str, Any], replies: TextIO) -> _Model:
-    path, threads, cores = arguments["model"], arguments["threads"], arguments["cores"]
+    model = [arguments[name] for name in ("model", "method", "threads", "cores")]
     if os.environ.get(_WHOLE_TORCH):
-        return _Model(_import_all(), path, threads, cores)
+        return _Model(_import_all(), *model)
     try:
-        model = _Model(_import_bare(), path, threads, cores)
+        loaded = _Model(_import_bare(), *model)
         _rehearse()
     except Exception:  # the model's fault or torch's: the next attempt tells
         _start_over(replies)
-    return model
+    return loaded
 
 
 def _rehearse() -> None:
@@ -125,16 +125,23 @@ def _start_over(replies: TextIO) -> NoReturn:
 
 
 class _Model:
-    """A loaded .pte whose ``forward`` takes [1, 3, H, W] float32 and returns tensors."""
+    """A loaded .pte of which one method takes [1, 3, H, W] float32 and returns tensors."""
 
-    def __init__(self, pybindings: Any, path: str, threads: int, cores: int) -> None:
+    def __init__(self, pybindings: Any, path: str, method: str, threads: int, cores: int) -> None:
         import torch
 
         torch.set_num_threads(1)
         torch._C._set_grad_enabled(False)
+        self._method = method
         started = time.perf_counter()
         try:
-            meta = pybindings._load_program(path).method_meta("forward")
+            program = pybindings._load_program(path)
+            methods = [program.get_method_name(index) for index in range(program.num_methods())]
+            if method not in methods:
+                raise _ModelProblem(
+                    f"it has no method {method!r} but {', '.join(methods)}: name one in its card"
+                )
+            meta = program.method_meta(method)
         except (RuntimeError, MemoryError, ValueError) as exc:
             raise _ModelProblem(_explain(exc)) from exc
         self._input = self._checked_input(meta)
@@ -212,7 +219,7 @@ class _Model:
         tensor = self._tensor[0]
         tensor.copy_(pixels.permute(2, 0, 1))
         tensor.mul_(scale).add_(offset)
-        return self._module.forward((self._tensor,), clone_outputs=False)
+        return self._module.run_method(self._method, (self._tensor,), clone_outputs=False)
 
 
 class _Job:

@@ -135,9 +135,7 @@ class WorkerPool(Resource):
         self._workers = [_Worker(number) for number in range(workers)]
         self._tasks: list[asyncio.Task[None]] = []
         self._closed = False
-        self._starter = Starter(
-            model.path, threads=threads, cores=max(1, usable_cores() // workers)
-        )
+        self._starter = Starter(model, threads=threads, cores=max(1, usable_cores() // workers))
         self._failure: WorkerError | ModelError | None = None
         self._completed = 0
         self._restarts = 0

@@ -81,6 +81,7 @@ class ModelProcess:
         cls,
         model: Path,
         *,
+        method: str = "forward",
         threads: int,
         cores: int,
         timeout_s: float,
@@ -90,6 +91,7 @@ class ModelProcess:
 
         Args:
             model: Path of the .pte.
+            method: Which of its methods is run.
             threads: Threads that the model uses; 0 has the child choose by the input's size.
             cores: How many it may choose at most.
             timeout_s: How long importing and loading may take, in seconds.
@@ -111,6 +113,7 @@ class ModelProcess:
         arguments = {
             "path": sys.path,
             "model": os.fspath(model),
+            "method": method,
             "threads": threads,
             "cores": cores,
             "memory": memory.handle,

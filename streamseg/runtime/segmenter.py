@@ -11,8 +11,10 @@ from streamseg.abc import Segmenter
 
 if TYPE_CHECKING:
     from streamseg.frames import Frame
+    from streamseg.runtime.answers import Reader
+    from streamseg.runtime.classes import WantedLabels
+    from streamseg.runtime.fitting import FrameFitter
     from streamseg.runtime.pool import WorkerPool
-    from streamseg.runtime.preprocess import Preprocessor
     from streamseg.segmentation import Segmentation
 
 __all__ = ["ModelSegmenter"]
@@ -21,15 +23,19 @@ __all__ = ["ModelSegmenter"]
 class ModelSegmenter(Segmenter):
     """Segments frames in the processes of a pool.
 
+    What comes of a model's outputs is decided by the task in its card: masks of classes, objects
+    besides (``Segmentation.instances``), or scores of the whole picture.
+
     Args:
-        pool: Not open yet; the segmenter opens it, and closes it with itself.
+        pool: Not open yet; the segmenter opens it, and closes it with itself. A ``TaskPool`` where
+            the task is another than semantic segmentation.
     """
 
     def __init__(self, pool: WorkerPool) -> None:
         self.pool = pool
-        self._preprocess: Preprocessor | None = None
+        self._fit: FrameFitter | None = None
+        self._reader: Reader | None = None
         self._wanted: tuple[str, ...] = ()
-        self._sampling = "centre"
         # It takes less time than the model: a second thread would bring a second set of buffers,
         # 6 MB of RGB each at 1080p, and no speed.
         self._one_at_a_time = anyio.CapacityLimiter(1)
@@ -41,13 +47,21 @@ class ModelSegmenter(Segmenter):
             ModelError: If the model cannot be used.
         """
         # Not before: the pool may have been prepared while these were still to be imported.
-        from streamseg.runtime.preprocess import Preprocessor
+        from streamseg.runtime.answers import reader_for
+        from streamseg.runtime.fitting import FrameFitter
 
         await self.pool.open()
-        layout = self.pool.layout
-        self._sampling = self.pool.model.card.sampling
-        self._preprocess = Preprocessor(layout.input_size, self._sampling)
-        self._wanted = tuple(self.pool.labels[index] for index in layout.mask_classes)
+        card, layout, labels = self.pool.model.card, self.pool.layout, self.pool.labels
+        returned: tuple[str, ...] | None = getattr(self.pool, "returned", None)
+        if returned is None:
+            returned = tuple(labels[index] for index in layout.mask_classes)
+        self._wanted = returned
+        self._reader = reader_for(card, labels, returned, layout.input_size)
+        self._fit = FrameFitter(card, layout.input_size)
+
+    def want(self, labels: WantedLabels) -> None:
+        """Choose other labels; before the model is loaded."""
+        self.pool.want(labels)
 
     @property
     def workers(self) -> int:
@@ -66,29 +80,17 @@ class ModelSegmenter(Segmenter):
 
     async def segment(self, frame: Frame) -> Segmentation:
         """Return the model's masks of this frame; see ``Segmenter.segment``."""
-        from streamseg.runtime.preprocess import to_centres
-        from streamseg.segmentation import Segmentation
-
-        if self._preprocess is None:
+        fit, reader = self._fit, self._reader
+        if fit is None or reader is None:
             raise anyio.ClosedResourceError
-        pixels = await anyio.to_thread.run_sync(
-            self._preprocess, frame.video, limiter=self._one_at_a_time
-        )
+        pixels = await anyio.to_thread.run_sync(fit, frame.video, limiter=self._one_at_a_time)
         result = await self.pool.run(pixels, index=frame.index)
-        masks = list(result.masks)
-        if self._sampling == "corner":
-            # On the loop: such models are small, and this takes 0.05 ms.
-            size = (frame.height, frame.width)
-            masks = [to_centres(mask, size) for mask in masks]
-        return Segmentation(
-            index=frame.index,
-            labels=self.pool.labels,
-            class_map=result.class_map,
-            masks=dict(zip(self._wanted, masks, strict=True)),
-            model_ms=result.model_ms,
-        )
+        content = fit.content(frame.video)
+        if reader.in_thread:
+            return await anyio.to_thread.run_sync(reader.read, frame, result, content)
+        return reader.read(frame, result, content)
 
     async def aclose(self) -> None:
         """Close the pool."""
-        self._preprocess = None
+        self._fit = None
         await self.pool.aclose()

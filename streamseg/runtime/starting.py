@@ -12,7 +12,7 @@ from streamseg.errors import ModelError, WorkerDiedError, WorkerError
 from streamseg.runtime.process import LoadedModel, ModelProcess
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from streamseg.models.card import Model
 
 __all__ = ["Starter"]
 
@@ -26,13 +26,14 @@ class Starter:
     """Starts processes that run one model.
 
     Args:
-        path: The .pte.
+        model: The .pte and its card.
         threads: Threads of each model; None has the process choose.
         cores: How many it may choose at most.
     """
 
-    def __init__(self, path: Path, *, threads: int | None, cores: int) -> None:
-        self._path = path
+    def __init__(self, model: Model, *, threads: int | None, cores: int) -> None:
+        self._path = model.path
+        self._method = model.card.method
         self._threads = threads
         self._cores = cores
         self._whole_torch = False
@@ -124,6 +125,7 @@ class Starter:
     async def _start(self) -> tuple[ModelProcess, LoadedModel]:
         return await ModelProcess.start(
             self._path,
+            method=self._method,
             threads=self._threads or 0,
             cores=self._cores,
             timeout_s=_LOAD_TIMEOUT_S,

@@ -11,12 +11,20 @@ import anyio.to_thread
 
 from streamseg.config import Config, load_config
 from streamseg.errors import ConfigError
-from streamseg.session.parts import NO_EFFECT, mask_filters, segmenter_for, wanted_by
+from streamseg.session.parts import (
+    NO_EFFECT,
+    check_effect,
+    mask_filters,
+    obtain_configured,
+    segmenter_for,
+    wanted_by,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from streamseg.abc import MaskFilter, Sink
+    from streamseg.models.card import Model
     from streamseg.pipeline import Pipeline
     from streamseg.runtime.segmenter import ModelSegmenter
     from streamseg.telemetry import PipelineStatistics
@@ -42,8 +50,8 @@ def file_pipeline(
         on_progress: Called after every frame.
 
     Raises:
-        ConfigError: If an option of the effect is wrong.
-        ModelError: If there is no such model.
+        ConfigError: If an option of the effect is wrong, or the model is not one for it.
+        ModelError: If there is no such model here.
     """
     # What decodes and draws takes as long to import as a prepared model process takes to start.
     from streamseg.effects.registry import create_effect
@@ -74,9 +82,11 @@ def file_pipeline(
         sinks.append(MaskSink(output.masks, overwrite=output.overwrite, protected=protected))
     filters: list[MaskFilter] = []
     if needs_model(config):
-        wanted = wanted_by(effect, masks=output.masks is not None)
+        masks = output.masks is not None
+        wanted = wanted_by(effect, masks=masks)
         segmenter = segmenter or segmenter_for(config, wanted)
-        segmenter.pool.want(wanted)
+        check_effect(config.effect.name, effect, segmenter.pool.model.card, masks=masks)
+        segmenter.want(wanted)
         filters = mask_filters(config.mask)
     return Pipeline(
         FileSource(
@@ -98,14 +108,29 @@ async def run_file(
     target: str | os.PathLike[str],
     config: Config | None = None,
     *,
+    model: Model | None = None,
     on_progress: Callable[[Pipeline], None] | None = None,
+    on_download: Callable[[float], None] | None = None,
 ) -> PipelineStatistics:
-    """Process one file and return the statistics; see ``process_file``."""
+    """Process one file and return the statistics; see ``process_file``.
+
+    Args:
+        source: The file to read.
+        target: The file to write.
+        config: What to do.
+        model: The configured model, where it was obtained already.
+        on_progress: Called after every frame.
+        on_download: Called with the share of the model's download that is done, 0 to 1.
+
+    Raises:
+        StreamsegError: If anything fails; the target is then as it was before.
+    """
     settings = config or Config()
     # The model process starts while the rest is imported, read and checked.
     segmenter: ModelSegmenter | None = None
     if needs_model(settings):
-        segmenter = await anyio.to_thread.run_sync(segmenter_for, settings, "people")
+        model = model or await obtain_configured(settings, on_download)
+        segmenter = segmenter_for(settings, "people", model=model)
         segmenter.pool.prepare()
 
     def make() -> Pipeline:
@@ -143,7 +168,7 @@ def process_file(
         source: Any video file, picture, or numbered sequence of pictures.
         target: The file to write; its extension chooses the container.
         effect: Name of an effect; ``blur`` if neither this nor the configuration says.
-        model: A bundled model's name, or the path of a .pte.
+        model: A model's name, or the path or address of a .pte; fetched where that is needed.
         overwrite: Whether an existing target is replaced.
         config: Path of a configuration; the other arguments override it.
         **effect_options: Options of the effect, for example ``strength=80``.

@@ -27,7 +27,13 @@ from streamseg.monitoring.writer import StatisticsWriter
 from streamseg.pipeline import Pipeline
 from streamseg.runtime.segmenter import ModelSegmenter
 from streamseg.session.memory import MemoryTrimmer
-from streamseg.session.parts import NO_EFFECT, mask_filters, segmenter_for
+from streamseg.session.parts import (
+    NO_EFFECT,
+    check_effect,
+    mask_filters,
+    obtain_configured,
+    segmenter_for,
+)
 from streamseg.session.places import check_targets, make_sink, make_source
 from streamseg.session.turns import Look, labels_for, mask_look, next_look
 from streamseg.sinks.file import FileSink
@@ -40,6 +46,7 @@ if TYPE_CHECKING:
     from streamseg.commands import Command
     from streamseg.config import LiveConfig
     from streamseg.effects.base import VideoEffect
+    from streamseg.models.card import Model
     from streamseg.telemetry import PipelineStatistics
 
 __all__ = ["LiveSession"]
@@ -66,6 +73,8 @@ class LiveSession:
         sinks: Sinks to use besides those that it names.
         snapshots: Folder for pictures kept with ``snapshot``.
         on_progress: Called on the event loop after every frame that was delivered.
+        on_download: Called likewise with the share of a model's download that is done, 0 to 1;
+            nothing is shown before the first model is here.
     """
 
     def __init__(
@@ -77,8 +86,10 @@ class LiveSession:
         sinks: tuple[Sink, ...] = (),
         snapshots: Path = Path(),
         on_progress: Callable[[Pipeline], None] | None = None,
+        on_download: Callable[[float], None] | None = None,
     ) -> None:
         self.config = config
+        self._model: Model | None = None  # known once it is needed
         self._look = Look(config.effect.name, config.effect.options)
         self._before_mask: Look | None = None  # while the mask is looked at
         self._alpha = config.effect.name == "cutout"  # the sinks can take it
@@ -87,6 +98,7 @@ class LiveSession:
         self._sinks = sinks
         self._snapshots = snapshots
         self._on_progress = on_progress
+        self._on_download = on_download
         self._stack = AsyncExitStack()
         self._pipeline: Pipeline | None = None
         # Keys may be pressed as soon as a window is there, before anything runs.
@@ -107,6 +119,8 @@ class LiveSession:
         return self._pipeline
 
     async def __aenter__(self) -> Self:
+        if self.config.effect.name != NO_EFFECT:
+            self._model = await obtain_configured(self.config, self._on_download)
         # Reads cards, backgrounds and device lists.
         pipeline = await anyio.to_thread.run_sync(self._make_pipeline)
         if isinstance(pipeline.segmenter, ModelSegmenter):
@@ -185,25 +199,31 @@ class LiveSession:
         """Change the effect from the next frame on.
 
         Raises:
-            ConfigError: If there is no such effect or option, or another one cannot replace the
-                present one in mid-stream; the present one stays.
+            ConfigError: If there is no such effect or option, the model is not one for it, or it
+                cannot replace the present one in mid-stream; the present one stays.
         """
         look = Look(name, dict(options or {}))
         async with self._changing:
             effect = await self._make_effect(look)
+            if name != NO_EFFECT:
+                check_effect(name, effect, (await self._model_of(self.config)).card)
             await self._ensure_labels(effect, look)
             self._use(effect, look)
 
     async def set_model(self, name: str) -> None:
-        """Change the model; the present one works until the new one is loaded.
+        """Change the model; the present one works until the new one is fetched and loaded.
 
         Raises:
-            ModelError: If it cannot be used; the present one stays.
+            ConfigError: If it is not one for the effect; the present one stays.
+            ModelError: If it cannot be used; likewise.
         """
         async with self._changing:
             model = self.config.model.model_copy(update={"name": name})
             config = self.config.model_copy(update={"model": model})
-            await self._load(config, self._effect)
+            found = await self._model_of(config)
+            if self._effect is not None:
+                check_effect(self.effect_name, self._effect, found.card)
+            await self._load(config, found, self._effect)
             self.config = config
             self._tell_settings()
 
@@ -248,8 +268,13 @@ class LiveSession:
         effect = await self._make_effect(look)
         filters = mask_filters(new.mask)
         next_effect = effect if new.effect != old.effect else self._effect
+        name = look.name if next_effect is effect else self.effect_name
+        if new.model != old.model or name != NO_EFFECT:
+            found = await self._model_of(new)
+            if next_effect is not None:
+                check_effect(name, next_effect, found.card)
         if new.model != old.model:
-            await self._load(new, next_effect)
+            await self._load(new, found, next_effect)
         elif next_effect is effect:
             await self._ensure_labels(effect, look)
         # From here on nothing can fail: all of it changes, or nothing does.
@@ -296,8 +321,9 @@ class LiveSession:
             for sink in config.sink
         ]
         segmenter: ModelSegmenter | None = None
-        if config.effect.name != NO_EFFECT:
-            segmenter = _segmenter(config, effect)
+        if self._model is not None:
+            check_effect(config.effect.name, effect, self._model.card)
+            segmenter = _segmenter(config, self._model, effect)
         flow = config.flow
         return Pipeline(
             source,
@@ -333,7 +359,13 @@ class LiveSession:
         if command == "pause":
             self.pause(not self.pipeline.paused)
         elif command == "next-effect":
-            await self.set_effect(*next_look(self._before_mask or self._look, self.config.effect))
+            model = self._model
+            look = next_look(
+                self._before_mask or self._look,
+                self.config.effect,
+                classifies=model is not None and model.card.task == "classification",
+            )
+            await self.set_effect(*look)
         elif command == "show-mask":
             await self._show_mask()
         elif command == "snapshot" and not self.pipeline.frames_out:
@@ -355,28 +387,35 @@ class LiveSession:
         """Load the model anew if the effect needs masks that it does not return now."""
         if look.name == NO_EFFECT:
             return
-        segmenter: Any = self.pipeline.segmenter
-        if segmenter is not None:
+        segmenter = self.pipeline.segmenter
+        if isinstance(segmenter, ModelSegmenter):
             pool = segmenter.pool
             if not pool.labels:  # it still loads
-                pool.want(labels_for(self._effect, effect, strict=False))
+                segmenter.want(labels_for(self._effect, effect, strict=False))
                 return
-            returned = {pool.labels[index] for index in pool.layout.mask_classes}
-            if set(labels_for(effect)(pool.labels)) <= returned:
+            if effect.needs == "scores":
                 return
-        await self._load(self.config, self._effect, effect)
+            if set(labels_for(effect)(pool.labels)) <= set(segmenter.labels):
+                return
+        await self._load(self.config, await self._model_of(self.config), self._effect, effect)
 
-    async def _load(self, config: LiveConfig, *effects: VideoEffect | None) -> None:
-        """Change the model to the one configured, with the masks that these effects need."""
-        segmenter = await anyio.to_thread.run_sync(_segmenter, config, *effects)
-        await self.pipeline.use_segmenter(segmenter)
+    async def _model_of(self, config: LiveConfig) -> Model:
+        """Return the model of a configuration; the present one where it is of the same name."""
+        if self._model is not None and config.model.name == self.config.model.name:
+            return self._model
+        return await obtain_configured(config, self._on_download)
+
+    async def _load(self, config: LiveConfig, model: Model, *effects: VideoEffect | None) -> None:
+        """Change the model to this one, with the masks that these effects need."""
+        await self.pipeline.use_segmenter(_segmenter(config, model, *effects))
+        self._model = model
         _log.info("model is %s", config.model.name)
 
     def _overlay(self) -> str:
         return overlay_text(self.pipeline.statistics())
 
 
-def _segmenter(config: LiveConfig, *effects: VideoEffect | None) -> ModelSegmenter:
+def _segmenter(config: LiveConfig, model: Model, *effects: VideoEffect | None) -> ModelSegmenter:
     # What waits for its own mask may wait for another process, too; a live picture is too old then.
     attempts = 3 if config.flow.when_busy == "wait" else 1
-    return segmenter_for(config, labels_for(*effects), attempts=attempts)
+    return segmenter_for(config, labels_for(*effects), attempts=attempts, model=model)

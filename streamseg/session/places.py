@@ -15,6 +15,7 @@ from __future__ import annotations
 import difflib
 import os
 import re
+from functools import partial
 from typing import TYPE_CHECKING
 
 from streamseg.errors import ConfigError
@@ -53,9 +54,15 @@ def make_source(config: LiveSourceConfig) -> Source:
     if kind == "test":
         return _test(config, rest)
     if kind == "whep" or kind.startswith("whep+"):
+        from streamseg.sources.reconnect import Backoff, Reconnect
         from streamseg.webrtc.client import WhepSource
 
-        return WhepSource(uri, token=os.environ.get(TOKEN_VARIABLE))
+        plan = Reconnect(give_up_after_s=config.give_up_after_s)
+        return WhepSource(
+            uri,
+            token=os.environ.get(TOKEN_VARIABLE),
+            retry=partial(Backoff, plan) if config.reconnect else None,
+        )
     if kind == "pipe" or _URL.match(uri):
         from streamseg.sources.reconnect import Reconnect
         from streamseg.sources.stream import StreamSource
@@ -139,9 +146,12 @@ def make_sink(
 
         return MjpegSink(uri) if config.quality is None else MjpegSink(uri, quality=config.quality)
     if kind == "whip" or kind.startswith("whip+"):
+        from streamseg.sources.reconnect import Backoff, Reconnect
         from streamseg.webrtc.client import WhipSink
 
-        return WhipSink(uri, token=os.environ.get(TOKEN_VARIABLE))
+        return WhipSink(
+            uri, token=os.environ.get(TOKEN_VARIABLE), retry=partial(Backoff, Reconnect())
+        )
     if _URL.match(uri):
         from streamseg.sinks.stream import StreamSink
 

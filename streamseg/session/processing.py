@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import anyio
 import anyio.to_thread
 
-from streamseg.effects.registry import create_effect
+from streamseg.effects.registry import create_effect, option_names
 from streamseg.errors import ConfigError, StreamsegError
 from streamseg.flow import FlowLimit
 from streamseg.masks.motion import MotionCompensation
 from streamseg.pipeline import Pipeline
-from streamseg.session.parts import NO_EFFECT, mask_filters
+from streamseg.session.parts import NO_EFFECT, check_effect, mask_filters
+from streamseg.webrtc.adapting_source import AdaptingSource, usage
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from streamseg.runtime.sharing import SharedModel
     from streamseg.session.serve_config import ServeConfig
     from streamseg.telemetry import PipelineStatistics
+    from streamseg.webrtc.adapting_source import Usage
     from streamseg.webrtc.choices import EffectChoice
     from streamseg.webrtc.control import Change
 
@@ -61,9 +64,11 @@ class SessionPipeline:
         self._running = running
         self._bypass = False
         self._changing = anyio.Lock()
+        self._sinks = sinks
+        self._adapting = AdaptingSource(source, self._usage) if config.webrtc.adapt else None
         flow = config.flow
         self._pipeline = Pipeline(
-            source,
+            self._adapting or source,
             segmenter=model.segmenter(),
             mask_filters=mask_filters(config.mask),
             effect=None,
@@ -99,9 +104,11 @@ class SessionPipeline:
                 self._effect = await make_effect(self._config, self._model, change.effect)
                 self._name = name
             if change.mask is not None:
-                self._mask = None
+                mask = None
                 if change.mask:
-                    self._mask = await _create(_MASK_EFFECT, {})
+                    mask = await _create(_MASK_EFFECT, {})
+                    check_effect(_MASK_EFFECT, mask, self._model.pool.model.card)
+                self._mask = mask
             if change.bypass is not None:
                 self._bypass = change.bypass
             self._apply()
@@ -118,7 +125,20 @@ class SessionPipeline:
 
     def statistics(self) -> PipelineStatistics:
         """Return the counters of this moment; never waits."""
-        return self._pipeline.statistics()
+        statistics = self._pipeline.statistics()
+        if self._adapting is None:
+            return statistics
+        return replace(statistics, settings={**statistics.settings, **self._adapting.settings})
+
+    @property
+    def adaptations(self) -> dict[str, int]:
+        """How many steps ``down`` and ``up`` there were because the processor was short."""
+        return {} if self._adapting is None else self._adapting.adaptation.steps
+
+    def _usage(self) -> Usage:
+        pipeline = self._pipeline
+        lost = sum(outlet.dropped["sink busy"] for outlet in pipeline.outlets)
+        return usage(pipeline.frames_out - lost, pipeline.window(1.0), self._sinks)
 
 
 async def make_effect(
@@ -141,23 +161,27 @@ async def make_effect(
     if choice is not None:
         options.update(choice.options)
     effect = await _create(name, options)
-    layout_labels = _returned(model)
-    if layout_labels is not None:
-        wanted = set(effect.wanted_labels(model.pool.labels)) if name != NO_EFFECT else set()
-        if not wanted <= set(layout_labels):
-            raise ConfigError(
-                f"effect {name!r} needs masks that this server's model is not asked for: "
-                f"{', '.join(layout_labels)} can be had"
-            )
-    return effect
+    if name == NO_EFFECT:
+        return effect
+    check_effect(name, effect, model.pool.model.card)
+    returned = _returned(model)
+    if returned is None or effect.needs != "masks":
+        return effect
+    if set(effect.wanted_labels(model.pool.labels)) <= set(returned):
+        return effect
+    if "subject" in option_names(name) and not options.get("subject"):
+        # All classes, where nothing was said, are all that there are masks of.
+        return await _create(name, {**options, "subject": returned})
+    raise ConfigError(
+        f"effect {name!r} needs masks that this server's model is not asked for: "
+        f"{', '.join(returned)} can be had"
+    )
 
 
 def _returned(model: SharedModel) -> tuple[str, ...] | None:
     """Return the labels whose masks the model returns; None while it is loading."""
-    labels = model.pool.labels
-    if not labels:
-        return None
-    return tuple(labels[index] for index in model.pool.layout.mask_classes)
+    pool: Any = model.pool
+    return pool.returned if pool.labels else None
 
 
 async def _create(name: str, options: Mapping[str, Any]) -> VideoEffect:

@@ -7,6 +7,7 @@ import logging
 import signal
 import sys
 import time
+from collections import Counter
 from contextlib import AsyncExitStack, contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Self
@@ -17,14 +18,19 @@ import anyio.to_thread
 from streamseg.abc import Resource
 from streamseg.effects.registry import create_effect
 from streamseg.errors import ConfigError, SourceOpenError, StreamsegError
-from streamseg.models.card import people_labels
 from streamseg.runtime.sharing import SharedModel
 from streamseg.session.memory import MemoryKeeper
-from streamseg.session.parts import NO_EFFECT, load_segmenter, wanted_by
+from streamseg.session.parts import (
+    NO_EFFECT,
+    check_effect,
+    obtain_configured,
+    segmenter_for,
+)
 from streamseg.session.places import make_source
 from streamseg.session.processing import SessionPipeline, make_effect
 from streamseg.session.serve_config import server_options
 from streamseg.session.serve_metrics import merge_statistics, render_server
+from streamseg.session.turns import labels_for
 from streamseg.telemetry import LoopLagMonitor, PipelineStatistics
 from streamseg.webrtc.choices import offered_effects
 from streamseg.webrtc.server import Server
@@ -33,6 +39,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator, Sequence
 
     from streamseg.abc import Sink, Source
+    from streamseg.models.card import Model
     from streamseg.session.serve_config import RoomConfig, ServeConfig
     from streamseg.webrtc.processing import SessionRequest
     from streamseg.webrtc.sessions import PeerFactory
@@ -51,10 +58,19 @@ class ServeSession(Resource):
     Args:
         config: What to do.
         make_peer: Makes connections; for tests.
+        on_download: Called on the event loop with the share of the model's download that is done,
+            0 to 1; nobody is let in before the model is here.
     """
 
-    def __init__(self, config: ServeConfig, *, make_peer: PeerFactory | None = None) -> None:
+    def __init__(
+        self,
+        config: ServeConfig,
+        *,
+        make_peer: PeerFactory | None = None,
+        on_download: Callable[[float], None] | None = None,
+    ) -> None:
         self.config = config
+        self._on_download = on_download
         self._make_peer = make_peer
         self._stack = AsyncExitStack()
         self._stopped = anyio.Event()
@@ -65,6 +81,7 @@ class ServeSession(Resource):
         self._started_s = time.monotonic()
         self._running: set[SessionPipeline] = set()  # bounded by the cap on sessions
         self._ended = PipelineStatistics()
+        self._adaptations: Counter[str] = Counter()  # of those that have ended
 
     @property
     def server(self) -> Server:
@@ -81,14 +98,16 @@ class ServeSession(Resource):
         return self._model
 
     async def __aenter__(self) -> Self:
-        """Check everything, begin to load the model, and listen.
+        """Check everything, fetch the model where that is needed, begin to load it, and listen.
 
         Raises:
-            ConfigError: If a value is wrong, or the address cannot be listened on.
-            ModelError: If there is no such model.
+            ConfigError: If a value is wrong, the model is not one for the effect, or the address
+                cannot be listened on.
+            ModelError: If there is no such model, or it cannot be fetched.
         """
         options = await anyio.to_thread.run_sync(server_options, self.config)
-        model = await anyio.to_thread.run_sync(self._make_model)
+        found = await obtain_configured(self.config, self._on_download)
+        model = await anyio.to_thread.run_sync(self._make_model, found)
         try:
             self._model = await self._stack.enter_async_context(model)
             await self._stack.enter_async_context(self._lag)
@@ -107,7 +126,7 @@ class ServeSession(Resource):
             raise
         return self
 
-    def _make_model(self) -> SharedModel:
+    def _make_model(self, model: Model) -> SharedModel:
         config = self.config
         name = config.effect.name
         if name not in offered_effects():
@@ -115,23 +134,10 @@ class ServeSession(Resource):
                 f"effect {name!r} cannot be served: expected one of {', '.join(offered_effects())}"
             )
         effect = create_effect(name, config.effect.options)
-
-        def labels(of_model: tuple[str, ...]) -> tuple[str, ...]:
-            # Also those of people: with these every effect that is about people can follow.
-            wanted = () if name == NO_EFFECT else tuple(wanted_by(effect)(of_model))
-            people = tuple(people_labels(of_model) or of_model)
-            return tuple(dict.fromkeys((*wanted, *people)))
-
-        model = config.model
-        segmenter = load_segmenter(
-            model.name,
-            workers=model.workers,
-            threads=model.threads,
-            timeout_s=model.timeout_s,
-            attempts=1,
-            labels=labels,
-        )
-        return SharedModel(segmenter.pool)
+        check_effect(name, effect, model.card)
+        # Also those of people: with these every effect that is about people can follow.
+        labels = labels_for(None if name == NO_EFFECT else effect)
+        return SharedModel(segmenter_for(config, labels, attempts=1, model=model).pool)
 
     async def aclose(self) -> None:
         """End all calls and close everything."""
@@ -214,28 +220,38 @@ class ServeSession(Resource):
             self._running.discard(pipeline)
             last = replace(pipeline.statistics(), queues={})
             self._ended = merge_statistics((self._ended, last))
+            self._adaptations.update(pipeline.adaptations)
             self._memory.session_ended()
 
     async def _metrics(self, accept: str) -> tuple[str, bytes]:
         server = self.server
-        return await render_server(self.statistics(), server.counts(), server.rooms, accept)
+        adaptations = self._adaptations.copy()
+        for pipeline in self._running:
+            adaptations.update(pipeline.adaptations)
+        return await render_server(
+            self.statistics(), server.counts(), server.rooms, accept, adaptations=adaptations
+        )
 
 
 async def run_server(
-    config: ServeConfig, *, on_ready: Callable[[ServeSession], None] | None = None
+    config: ServeConfig,
+    *,
+    on_ready: Callable[[ServeSession], None] | None = None,
+    on_download: Callable[[float], None] | None = None,
 ) -> None:
     """Serve until SIGINT or SIGTERM, then end all calls.
 
     Args:
         config: What to do.
         on_ready: Called when it listens.
+        on_download: Called with the share of the model's download that is done, 0 to 1.
 
     Raises:
         StreamsegError: If it cannot be started, the model cannot be used, or a room's source
             cannot be opened.
     """
     loop = asyncio.get_running_loop()
-    async with ServeSession(config) as session:
+    async with ServeSession(config, on_download=on_download) as session:
         if sys.platform != "win32":
             for number in (signal.SIGINT, signal.SIGTERM):
                 loop.add_signal_handler(number, session.stop)

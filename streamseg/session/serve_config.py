@@ -13,6 +13,7 @@ from pydantic import Field
 
 from streamseg.config import FlowConfig, LiveSourceConfig, Scenario, Table, load_scenario
 from streamseg.errors import ConfigError
+from streamseg.webrtc.choices import shown_effect
 from streamseg.webrtc.peer_options import IceServer, PeerOptions
 from streamseg.webrtc.security import parse_tokens, read_tokens
 from streamseg.webrtc.server_options import ServerOptions
@@ -111,6 +112,7 @@ class WebRtcConfig(Table):
         handshake_timeout_s: How long a connection may take until it stands, in seconds.
         media_timeout_s: How long a sender may send nothing, in seconds.
         max_pixels: Larger pictures end their call.
+        adapt: Whether pictures become smaller and fewer when the processor is short.
     """
 
     ice_server: tuple[IceServerConfig, ...] = ()
@@ -121,6 +123,7 @@ class WebRtcConfig(Table):
     handshake_timeout_s: Seconds = 10.0
     media_timeout_s: Seconds = 5.0
     max_pixels: Annotated[int, Field(ge=1, le=8192 * 8192)] = 1920 * 1088
+    adapt: bool = True
 
 
 class RoomConfig(Table):
@@ -189,6 +192,7 @@ def server_options(config: ServeConfig) -> ServerOptions:
         offers_per_minute=limits.offers_per_minute,
         max_uploads=limits.uploads,
         may_bypass=server.may_bypass,
+        effect=shown_effect(config.effect.name, config.effect.options),
         peer=PeerOptions(
             ice_servers=tuple(
                 IceServer(item.urls, item.username, item.credential) for item in webrtc.ice_server

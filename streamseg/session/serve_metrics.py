@@ -12,7 +12,7 @@ from streamseg.abc import SinkStatistics
 from streamseg.telemetry import PipelineStatistics, StageTimes
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping
 
     from prometheus_client.core import Metric
 
@@ -22,7 +22,12 @@ __all__ = ["merge_statistics", "render_server"]
 
 
 async def render_server(
-    statistics: PipelineStatistics, counts: SessionCounts, rooms: int, accept: str
+    statistics: PipelineStatistics,
+    counts: SessionCounts,
+    rooms: int,
+    accept: str,
+    *,
+    adaptations: Mapping[str, int] | None = None,
 ) -> tuple[str, bytes]:
     """Return content type and body of one page of metrics.
 
@@ -31,12 +36,19 @@ async def render_server(
         counts: How many sessions there are.
         rooms: How many rooms have a publisher.
         accept: The ``Accept`` header of who asks.
+        adaptations: Steps ``down`` and ``up`` of all sessions because the processor was short.
     """
-    return await anyio.to_thread.run_sync(_render, statistics, counts, rooms, accept)
+    return await anyio.to_thread.run_sync(
+        _render, statistics, counts, rooms, accept, adaptations or {}
+    )
 
 
 def _render(
-    statistics: PipelineStatistics, counts: SessionCounts, rooms: int, accept: str
+    statistics: PipelineStatistics,
+    counts: SessionCounts,
+    rooms: int,
+    accept: str,
+    adaptations: Mapping[str, int],
 ) -> tuple[str, bytes]:
     from prometheus_client import CollectorRegistry, ProcessCollector
     from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
@@ -66,6 +78,34 @@ def _render(
             yield CounterMetricFamily(
                 "streamseg_sessions_refused", "Sessions refused for want of room.", counts.refused
             )
+            encoding = counts.encoding
+            yield GaugeMetricFamily(
+                "streamseg_room_encoders", "Encoders that rooms have.", encoding.encoders
+            )
+            yield CounterMetricFamily(
+                "streamseg_room_pictures_encoded",
+                "Pictures encoded for rooms, once for all viewers of an encoder.",
+                encoding.encoded,
+            )
+            yield CounterMetricFamily(
+                "streamseg_room_keyframes", "Those that are keyframes.", encoding.keyframes
+            )
+            lost = CounterMetricFamily(
+                "streamseg_room_pictures_dropped",
+                "Pictures that an encoder of a room or a viewer did without.",
+                labels=["cause"],
+            )
+            for cause, count in sorted(encoding.dropped.items()):
+                lost.add_metric([cause], count)
+            yield lost
+            steps = CounterMetricFamily(
+                "streamseg_adaptations",
+                "Steps to smaller or fewer pictures, and back, as the processor was short or not.",
+                labels=["direction"],
+            )
+            for direction in ("down", "up"):
+                steps.add_metric([direction], adaptations.get(direction, 0))
+            yield steps
 
     registry = CollectorRegistry()
     registry.register(StatisticsCollector(statistics))

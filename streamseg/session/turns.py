@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from streamseg.effects.per_class import altered_classes
 from streamseg.effects.registry import option_names
 from streamseg.errors import ConfigError
 from streamseg.models.card import people_labels
@@ -26,6 +27,8 @@ _log = logging.getLogger(__name__)
 
 _HIDING = ("blur", "replace", "pixelate")
 _SHOWING = ("none", "tint", "grayscale")
+_CLASSIFYING = ("labels", "none")  # all that a model without masks can do
+_FEW = 32  # labels of a model without people, all of whose masks may be asked for
 _KEPT = ("on", "subject", "threshold", "feather")  # what is hidden, not how
 
 
@@ -36,12 +39,21 @@ class Look(NamedTuple):
     options: Mapping[str, Any]
 
 
-def next_look(now: Look, configured: EffectConfig) -> Look:
-    """Return what follows on this in turn; ``configured`` is one of the ring, with its options."""
-    hides = now.name not in _SHOWING
-    ring = list(_HIDING if hides else (*_SHOWING, *_HIDING))
-    if configured.name not in ring and not (hides and configured.name in _SHOWING):
-        ring.insert(0, configured.name)
+def next_look(now: Look, configured: EffectConfig, *, classifies: bool = False) -> Look:
+    """Return what follows on this in turn.
+
+    Args:
+        now: What is shown.
+        configured: One of the ring, with its options.
+        classifies: Whether the model has no masks.
+    """
+    hides = now.name not in (*_SHOWING, *_CLASSIFYING)
+    if classifies:
+        ring = list(_CLASSIFYING)
+    else:
+        ring = list(_HIDING if hides else (*_SHOWING, *_HIDING))
+        if configured.name not in ring and not (hides and configured.name in _SHOWING):
+            ring.insert(0, configured.name)
     here = ring.index(now.name) if now.name in ring else -1
     name = ring[(here + 1) % len(ring)]
     own = configured.options if name == configured.name else {}
@@ -55,7 +67,11 @@ def mask_look(now: Look) -> Look:
 
 def _kept(now: Look, name: str) -> dict[str, Any]:
     known = option_names(name)
-    return {key: now.options[key] for key in _KEPT if key in now.options and key in known}
+    options = dict(now.options)
+    if now.name == "per-class":
+        # Which classes are altered says what is hidden: another effect is to hide as much.
+        options |= {"on": "subject", "subject": altered_classes(now.options)}
+    return {key: options[key] for key in _KEPT if key in options and key in known}
 
 
 def labels_for(
@@ -80,7 +96,7 @@ def labels_for(
                 if strict:
                     raise
                 _log.error("everything is hidden: %s", exc)
-        people = people_labels(labels) or labels
+        people = people_labels(labels) or (labels if len(labels) <= _FEW or not wanted else ())
         return tuple(dict.fromkeys((*wanted, *people)))
 
     return choose

@@ -18,7 +18,7 @@ from streamseg.errors import ConfigError
 if TYPE_CHECKING:
     from streamseg.webrtc.uploads import Uploads
 
-__all__ = ["FILE_OPTIONS", "EffectChoice", "choose_effect", "offered_effects"]
+__all__ = ["FILE_OPTIONS", "EffectChoice", "choose_effect", "offered_effects", "shown_effect"]
 
 FILE_OPTIONS: frozenset[tuple[str, str]] = frozenset({("replace", "background")})
 """Effect and option for each option that can name a file."""
@@ -47,6 +47,22 @@ def offered_effects() -> dict[str, tuple[str, ...]]:
     One that makes a picture transparent is not among them: no codec here carries alpha.
     """
     return {name: option_names(name) for name, kind in EFFECTS.items() if not kind.output_has_alpha}
+
+
+def shown_effect(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return an effect of the configuration as strangers may see it: without paths.
+
+    Args:
+        name: The effect.
+        options: As configured.
+    """
+    shown = {
+        option: value
+        for option, value in options.items()
+        if isinstance(value, str | int | float | bool)
+        and ((name, option) not in FILE_OPTIONS or (isinstance(value, str) and is_colour(value)))
+    }
+    return {"name": name, "options": shown}
 
 
 def choose_effect(name: str, options: Mapping[str, Any], uploads: Uploads) -> EffectChoice:

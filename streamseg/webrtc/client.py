@@ -8,17 +8,22 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
+from collections import Counter
+from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urljoin, urlsplit
 
-import aiohttp
 import anyio
+import anyio.to_thread
 
 from streamseg.abc import Sink, SinkStatistics, Source, SourceStatistics
-from streamseg.errors import SinkOpenError, SinkWriteError, SourceOpenError
+from streamseg.errors import SinkOpenError, SinkWriteError, SourceOpenError, SourceReadError
 from streamseg.redact import redacted_url
-from streamseg.webrtc.errors import SignalError
+from streamseg.webrtc.client_call import Call, Retry, Waits, call_again
+from streamseg.webrtc.client_http import RefusedError, http_url
 from streamseg.webrtc.peer import Peer, PeerOptions
+from streamseg.webrtc.peer_sound import PeerSound
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,206 +33,199 @@ if TYPE_CHECKING:
     from streamseg.webrtc.audio import AudioRelay
     from streamseg.webrtc.statistics import PeerStatistics
 
-__all__ = ["WhepSource", "WhipSink"]
+__all__ = ["Retry", "WhepSource", "WhipSink"]
 
-_logger = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
-_SDP = "application/sdp"
-_MAX_ANSWER = 65_536
-_DELETE_S = 1.0
-_WORDS = {
-    400: "it takes the offer for malformed",
-    401: "it wants a token, or another one",
-    403: "it does not allow this",
-    404: "there is no such room",
-    405: "this is no address to post offers to",
-    406: "it has no codec in common with us (H264, VP8, Opus)",
-    409: "nobody publishes there, or somebody does already",
-    415: "it takes no SDP there",
-    503: "it is full: try again later",
-}
-
-
-class _RefusedError(Exception):
-    """The server or the way to it; the text is one line without credentials."""
-
-
-def http_url(url: str, kind: str) -> str:
-    """Return the address to post to.
-
-    Args:
-        url: ``https://...``, or the same behind ``whip:`` or ``whip+``.
-        kind: ``whip`` or ``whep``.
-
-    Raises:
-        ValueError: If it is none.
-    """
-    address = url
-    for prefix in (f"{kind}:", f"{kind}+"):
-        address = address.removeprefix(prefix)
-    parts = urlsplit(address)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ValueError(f"{redacted_url(url)} is no address: expected {kind}:https://host/path")
-    return address
-
-
-class _Session:
-    """One session at a server: made by posting, ended by deleting."""
-
-    def __init__(self, url: str, token: str | None, timeout_s: float) -> None:
-        self._url = url
-        self._name = redacted_url(url)
-        self._headers = {} if token is None else {"Authorization": f"Bearer {token}"}
-        self._timeout_s = timeout_s
-        self._location: str | None = None
-        self._http: aiohttp.ClientSession | None = None
-
-    async def begin(self, offer: str) -> str:
-        """Post an offer; return the answer.
-
-        Raises:
-            _RefusedError: If it is not answered.
-        """
-        timeout = aiohttp.ClientTimeout(total=self._timeout_s)
-        self._http = aiohttp.ClientSession(timeout=timeout)
-        try:
-            async with self._http.post(
-                self._url,
-                data=offer.encode(),
-                headers={**self._headers, "Content-Type": _SDP, "Accept": _SDP},
-            ) as response:
-                if response.status != 201:
-                    words = _WORDS.get(response.status, "is it a WHIP or WHEP server?")
-                    raise _RefusedError(f"the server answered {response.status}: {words}")
-                location = response.headers.get("Location")
-                if location:
-                    # Relative to where a redirection led.
-                    self._location = urljoin(str(response.url), location)
-                if response.content_type != _SDP:
-                    raise _RefusedError("the server's answer is no SDP")
-                answer = await response.content.read(_MAX_ANSWER + 1)
-                while len(answer) <= _MAX_ANSWER and not response.content.at_eof():
-                    answer += await response.content.read(_MAX_ANSWER + 1)
-                if len(answer) > _MAX_ANSWER:
-                    raise _RefusedError(f"the server's answer is over {_MAX_ANSWER} bytes")
-                return answer.decode("utf-8", "replace")
-        except TimeoutError as exc:
-            raise _RefusedError(f"the server did not answer within {self._timeout_s:g} s") from exc
-        except (aiohttp.ClientError, OSError, ValueError) as exc:
-            kind = getattr(exc, "os_error", exc)
-            words = getattr(kind, "strerror", None) or type(exc).__name__
-            raise _RefusedError(f"cannot reach the server: {words}") from exc
-
-    async def end(self) -> None:
-        """Delete the session; a server that does not answer notices by itself."""
-        http, self._http = self._http, None
-        location, self._location = self._location, None
-        if http is None:
-            return
-        try:
-            if location is not None and urlsplit(location).scheme in ("http", "https"):
-                # The token is for the server that it was given for.
-                same = urlsplit(location)[:2] == urlsplit(self._url)[:2]
-                async with asyncio.timeout(_DELETE_S):
-                    async with http.delete(location, headers=self._headers if same else {}):
-                        pass
-        except (aiohttp.ClientError, OSError, ValueError) as exc:
-            _logger.debug("the session could not be deleted: %s", type(exc).__name__)
-        finally:
-            await http.close()
-
-
-async def _connect(peer: Peer, session: _Session, *, sends: bool) -> None:
-    """Make the connection; wait until it stands.
-
-    Raises:
-        _RefusedError: If it does not come about.
-    """
-    offer = await peer.offer(sends=sends, receives=not sends)
-    answer = await session.begin(offer)
-    try:
-        await peer.take_answer(answer)
-    except SignalError as exc:
-        raise _RefusedError(str(exc)) from exc
-    except anyio.ClosedResourceError as exc:
-        raise _RefusedError(peer.reason) from exc
-    done, waiting = await asyncio.wait(
-        [asyncio.ensure_future(event.wait()) for event in (peer.connected, peer.closed)],
-        return_when=asyncio.FIRST_COMPLETED,
-    )
-    for task in waiting:
-        task.cancel()
-    await asyncio.wait(done | waiting)
-    if not peer.connected.is_set():
-        raise _RefusedError(peer.reason)
+_CLOCK = 90_000  # pts of a connection's pictures are in units of 1/90000 s
 
 
 class WhepSource(Source):
     """What a WHEP server plays: the newest picture, live.
 
+    Time stamps go on over reconnects, with a gap that is as long as the gap was. Sound is a side
+    stream of Opus, whose packets are those that came.
+
     Args:
         url: ``https://host/whep/room``; ``whep:`` or ``whep+`` may stand before it.
         token: Bearer token.
         options: Of the connection.
+        retry: What to do about a connection that breaks, for example
+            ``partial(Backoff, Reconnect())``; None ends the stream.
     """
 
     def __init__(
-        self, url: str, *, token: str | None = None, options: PeerOptions | None = None
+        self,
+        url: str,
+        *,
+        token: str | None = None,
+        options: PeerOptions | None = None,
+        retry: Retry | None = None,
     ) -> None:
-        self._options = options or PeerOptions()
         self._name = redacted_url(url)
-        self._peer = Peer(self._options, name=self._name)
         try:
-            self._url = http_url(url, "whep")
+            address = http_url(url, "whep")
         except ValueError as exc:
             raise SourceOpenError(str(exc)) from exc
-        self._session = _Session(self._url, token, self._options.handshake_timeout_s)
+        self._make = partial(Call, address, self._name, token, options or PeerOptions())
+        self._call = self._make()
+        self._info: StreamInfo | None = None
+        self._retry = retry
+        self._waits: Waits | None = None  # of the failure that goes on
+        self._error = ""
+        self._closed = anyio.Event()
+        self._last: Frame | None = None
+        # What pts and index of this connection are moved by; None until its first picture.
+        self._moved: tuple[int, int] | None = None
+        self._delivered = 0
+        self._dropped: Counter[str] = Counter()  # of the connections before
+        self._reconnects = 0
+        self._sound: PeerSound | None = None
 
     @property
-    def audio(self) -> AudioRelay | None:
-        """The sound that is played, to be sent on by a sink's ``play``; None without."""
-        return self._peer.audio
+    def _peer(self) -> Peer:
+        return self._call.peer
 
     async def open(self) -> StreamInfo:
-        """Ask for the stream and wait for its first picture.
+        """Ask for the stream and wait for its first picture; opened again, return the same.
 
         Raises:
             SourceOpenError: If the server refuses, or nothing comes.
         """
+        if self._info is not None:
+            return self._info
         try:
-            await _connect(self._peer, self._session, sends=False)
-            return await self._peer.source.open()
-        except _RefusedError as exc:
+            await self._call.connect(sends=False)
+            info = await self._peer.source.open()
+            if self._peer.audio is not None:
+                self._sound = await anyio.to_thread.run_sync(PeerSound)
+                info = replace(info, side_streams=(self._sound.stream,))
+                self._peer.audio.listen(self._hear)
+            self._info = info
+            return info
+        except RefusedError as exc:
             await self.aclose()
             raise SourceOpenError(f"cannot play {self._name}: {exc}") from exc
         except BaseException:
-            with anyio.CancelScope(shield=True):
-                await self.aclose()
+            await self.aclose()
             raise
 
     async def receive(self) -> Frame:
-        """Return the newest picture, waiting for one.
+        """Return the newest picture, waiting for one, and for a connection if need be.
 
         Raises:
-            anyio.EndOfStream: When the connection has ended, every time.
+            anyio.EndOfStream: When the connection has ended and is not made again, every time.
             anyio.ClosedResourceError: If it is closed or was never opened.
+            SourceReadError: If the connection could not be had again, every time.
         """
-        return await self._peer.source.receive()
+        while True:
+            try:
+                frame = await self._peer.source.receive()
+            except anyio.EndOfStream:
+                if self._retry is None:
+                    raise
+            else:
+                break
+            if not self._error:
+                await self._connect_again(self._retry)
+            if self._closed.is_set():
+                raise anyio.ClosedResourceError
+            if self._error:
+                raise SourceReadError(f"cannot play {self._name} any more: {self._error}")
+        self._delivered += 1
+        self._last = self._placed(frame)
+        return self._last
+
+    async def _connect_again(self, retry: Retry) -> None:
+        """Have a new connection, or an error, or be closed; may be cancelled and called again."""
+        reason = self._call.broke or "the connection ended"
+        if self._waits is None:
+            _log.warning("%s broke off: %s", self._name, reason)
+            self._waits = retry(time.monotonic())
+        await self._call.aclose()
+        waits = self._waits
+        async with anyio.create_task_group() as group:
+
+            async def stop_with_this() -> None:
+                await self._closed.wait()
+                group.cancel_scope.cancel()
+
+            group.start_soon(stop_with_this)
+            again = await call_again(self._make, self._stand, waits, reason)
+            if isinstance(again, str):
+                self._error = again
+            else:
+                await self._take(again)
+            group.cancel_scope.cancel()
+
+    @staticmethod
+    async def _stand(call: Call) -> None:
+        await call.connect(sends=False)
+        try:
+            await call.peer.source.open()
+        except SourceOpenError as exc:
+            raise RefusedError(call.broke or "no picture came") from exc
+
+    async def _take(self, call: Call) -> None:
+        if self._closed.is_set():
+            await call.aclose()
+            return
+        self._dropped += Counter(self._peer.source.statistics().dropped)
+        self._call, self._waits = call, None
+        self._reconnects += 1
+        self._moved = None
+        if call.peer.audio is not None and self._sound is not None:
+            call.peer.audio.listen(self._hear)
+        _log.warning("%s is connected again", self._name)
+
+    def _hear(self, data: bytes, pts: int) -> None:
+        if self._sound is not None:
+            self._sound.hear(data, pts, time.monotonic())
+
+    def take_packets(self) -> list[Any]:
+        """Return the packets of sound that came since, in their order."""
+        return [] if self._sound is None else self._sound.take()
+
+    def _placed(self, frame: Frame) -> Frame:
+        """Return a picture with its place on the line of all connections."""
+        own, last = frame.pts, self._last
+        assert own is not None
+        if self._moved is None:
+            self._moved = (0, 0)
+            if last is not None:
+                assert last.pts is not None
+                gap = max(1, round((frame.captured_s - last.captured_s) * _CLOCK))
+                self._moved = (last.pts + gap - own, last.index + 1 - frame.index)
+        pts, index = self._moved
+        frame.video.pts = own + pts  # nobody else has the picture yet
+        if self._sound is not None:
+            self._sound.picture(frame.captured_s, (own + pts) / _CLOCK)
+        return replace(frame, index=frame.index + index)
 
     async def aclose(self) -> None:
         """End the connection and tell the server."""
+        self._closed.set()
         await self._peer.source.aclose()
-        await _end(self._peer, self._session)
+        await self._call.aclose()
+        sound, self._sound = self._sound, None
+        if sound is not None:
+            sound.close()
 
     @property
     def notices(self) -> Sequence[str]:
-        """Why the stream ended, if the connection did."""
-        reason = self._peer.reason
-        return (f"{self._name}: {reason}",) if reason and reason != "closed" else ()
+        """Why the stream ended, if the connection did, and how often that was mended."""
+        notices = []
+        if self._reconnects:
+            times = "once" if self._reconnects == 1 else f"{self._reconnects} times"
+            notices.append(f"{self._name}: the connection broke off {times} and was made again")
+        if self._call.broke:
+            notices.append(f"{self._name}: {self._call.broke}")
+        return notices
 
     def statistics(self) -> SourceStatistics:
         """Return the counters of this moment."""
-        return self._peer.source.statistics()
+        dropped = self._dropped + Counter(self._peer.source.statistics().dropped)
+        return SourceStatistics(self._delivered, dict(dropped), self._reconnects)
 
     def connection(self) -> PeerStatistics:
         """Return what the connection is doing."""
@@ -244,21 +242,37 @@ class WhipSink(Sink):
         url: ``https://host/whip/room``; ``whip:`` or ``whip+`` may stand before it.
         token: Bearer token.
         options: Of the connection.
+        retry: What to do about a connection that breaks, for example
+            ``partial(Backoff, Reconnect())``: pictures are dropped, and counted as ``reconnecting``,
+            until there is another one. None makes it an error.
     """
 
     live_capacity = 1
 
     def __init__(
-        self, url: str, *, token: str | None = None, options: PeerOptions | None = None
+        self,
+        url: str,
+        *,
+        token: str | None = None,
+        options: PeerOptions | None = None,
+        retry: Retry | None = None,
     ) -> None:
-        self._options = options or PeerOptions()
         self.name = redacted_url(url)
-        self._peer = Peer(self._options, name=self.name)
         try:
-            self._url = http_url(url, "whip")
+            address = http_url(url, "whip")
         except ValueError as exc:
             raise SinkOpenError(str(exc)) from exc
-        self._session = _Session(self._url, token, self._options.handshake_timeout_s)
+        self._make = partial(Call, address, self.name, token, options or PeerOptions())
+        self._call = self._make()
+        self._retry = retry
+        self._info: StreamInfo | None = None
+        self._playing: AudioRelay | None = None
+        self._again: asyncio.Task[Call | str] | None = None  # ended by aclose
+        self._before = SinkStatistics()  # of the connections before, and between them
+
+    @property
+    def _peer(self) -> Peer:
+        return self._call.peer
 
     async def open(self, info: StreamInfo) -> None:
         """Offer the stream and wait until it can be sent.
@@ -266,28 +280,61 @@ class WhipSink(Sink):
         Raises:
             SinkOpenError: If the server refuses, or no connection comes about.
         """
+        self._info = info
         try:
-            await _connect(self._peer, self._session, sends=True)
-            await self._peer.sink.open(info)
-        except _RefusedError as exc:
+            await self._stand(self._call)
+        except RefusedError as exc:
             await self.aclose()
             raise SinkOpenError(f"cannot publish to {self.name}: {exc}") from exc
         except BaseException:
-            with anyio.CancelScope(shield=True):
-                await self.aclose()
+            await self.aclose()
             raise
+
+    async def _stand(self, call: Call) -> None:
+        assert self._info is not None
+        await call.connect(sends=True)
+        try:
+            await call.peer.sink.open(self._info)
+        except anyio.ClosedResourceError as exc:
+            raise RefusedError(call.broke or "it was closed") from exc
+        call.peer.sink.play(self._playing)
 
     async def send(self, frame: Frame, segmentation: Segmentation | None = None) -> None:
         """Take a picture; the newest one goes out.
 
         Raises:
             anyio.ClosedResourceError: If it is closed or was never opened.
-            SinkWriteError: If the connection ended.
+            SinkWriteError: If the connection ended and is not made again, or could not be.
         """
-        reason = self._peer.reason
-        if reason and reason != "closed":
-            raise SinkWriteError(f"publishing to {self.name} ended: {reason}")
+        if self._again is not None and self._again.done():
+            self._take(self._again.result())
+        if reason := self._call.broke:
+            if self._retry is None:
+                raise SinkWriteError(f"publishing to {self.name} ended: {reason}")
+            if self._again is None:
+                _log.warning("%s broke off: %s", self.name, reason)
+                self._again = asyncio.create_task(self._connect_again(self._retry, reason))
+            self._count(SinkStatistics(accepted=1, dropped={"reconnecting": 1}))
+            await asyncio.sleep(0)
+            return
         await self._peer.sink.send(frame, segmentation)
+
+    async def _connect_again(self, retry: Retry, reason: str) -> Call | str:
+        await self._call.aclose()
+        return await call_again(self._make, self._stand, retry(time.monotonic()), reason)
+
+    def _take(self, again: Call | str) -> None:
+        if isinstance(again, str):
+            raise SinkWriteError(f"publishing to {self.name} failed: {again}")
+        self._again = None
+        self._count(self._peer.sink.statistics())
+        self._count(SinkStatistics(reconnects=1))
+        self._call = again
+        again.peer.sink.play(self._playing)
+        _log.warning("%s is connected again", self.name)
+
+    def _count(self, more: SinkStatistics) -> None:
+        self._before = _sum(self._before, more)
 
     async def send_packets(self, packets: Sequence[Any]) -> None:
         """Send sound that is Opus; the rest of the side streams is left out."""
@@ -295,19 +342,28 @@ class WhipSink(Sink):
 
     def play(self, audio: AudioRelay | None) -> None:
         """Send the sound of a connection as it is; None for silence."""
+        self._playing = audio
         self._peer.sink.play(audio)
 
     async def finish(self) -> None:
         """Nothing is left to write: what was not sent by now would come too late."""
-        await self._peer.sink.finish()
+        if self._again is None:
+            await self._peer.sink.finish()
 
     async def commit(self) -> None:
         """Do nothing: what was sent was seen."""
 
     async def aclose(self) -> None:
         """End the connection and tell the server."""
-        await self._peer.sink.aclose()
-        await _end(self._peer, self._session)
+        with anyio.CancelScope(shield=True):
+            await self._peer.sink.aclose()
+            again, self._again = self._again, None
+            if again is not None:
+                again.cancel()
+                await asyncio.wait([again])
+                if not again.cancelled() and isinstance(again.result(), Call):
+                    await again.result().aclose()  # type: ignore[union-attr]
+            await self._call.aclose()
 
     @property
     def notices(self) -> Sequence[str]:
@@ -316,7 +372,7 @@ class WhipSink(Sink):
 
     def statistics(self) -> SinkStatistics:
         """Return the counters of this moment."""
-        return self._peer.sink.statistics()
+        return _sum(self._before, self._peer.sink.statistics())
 
     def connection(self) -> PeerStatistics:
         """Return what the connection is doing."""
@@ -326,7 +382,10 @@ class WhipSink(Sink):
         return f"<WhipSink {self.name}>"
 
 
-async def _end(peer: Peer, session: _Session) -> None:
-    """End both, at the same time: each takes up to a second or two."""
-    with anyio.CancelScope(shield=True):
-        await asyncio.gather(peer.aclose(), session.end())
+def _sum(one: SinkStatistics, other: SinkStatistics) -> SinkStatistics:
+    return SinkStatistics(
+        one.accepted + other.accepted,
+        one.written + other.written,
+        dict(Counter(one.dropped) + Counter(other.dropped)),
+        one.reconnects + other.reconnects,
+    )

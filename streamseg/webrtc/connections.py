@@ -12,6 +12,7 @@ from streamseg.errors import StreamsegError
 from streamseg.webrtc.control import Control
 from streamseg.webrtc.processing import SessionRequest
 from streamseg.webrtc.rooms import RoomSink
+from streamseg.webrtc.tuning_gathering import address_towards
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -154,6 +155,9 @@ class Connections:
     ) -> tuple[str, T]:
         try:
             peer = session.peer = self._make_peer(name=session.name)
+            # A caller on this machine may have no other address than the loopback one, and some
+            # callers try the first address only.
+            peer.near = address_towards(session.address)
             return await prepare(peer)
         except BaseException:
             await self._sessions.end(session)

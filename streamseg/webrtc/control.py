@@ -180,6 +180,8 @@ def figures(pipeline: PipelineStatistics, peer: PeerStatistics) -> dict[str, Any
             dropped[cause] = dropped.get(cause, 0) + count
     total = pipeline.recent.get("total")
     model = pipeline.recent.get("model")
+    told = pipeline.settings
+    adapted = {"scale": float(told["scale"]), "fps": int(told["fps"])} if "scale" in told else None
     return {
         "fps": round(pipeline.recent_fps, 1),
         "latency_ms": round(total.p50_ms, 1) if total is not None else None,
@@ -194,6 +196,7 @@ def figures(pipeline: PipelineStatistics, peer: PeerStatistics) -> dict[str, Any
         "encode_ms": None if peer.encode_ms is None else round(peer.encode_ms, 1),
         "size": peer.size,
         "codec": peer.codec,
+        "adapted": adapted,
     }
 
 

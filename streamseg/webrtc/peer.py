@@ -24,7 +24,7 @@ from streamseg.webrtc.signals import check_offer
 from streamseg.webrtc.statistics import PeerStatistics
 from streamseg.webrtc.tuning import TunedConnection
 from streamseg.webrtc.tuning_decoding import AudioInlet, TunedReceiver, VideoInlet
-from streamseg.webrtc.tuning_encoding import TunedSender
+from streamseg.webrtc.tuning_sending import TunedSender
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -62,6 +62,8 @@ class Peer(Resource):
     Attributes:
         source: What is received.
         sink: What is sent.
+        near: Set before signalling to the address of this machine that the other side reaches: it
+            is offered first, even if it is the loopback one.
         audio: The sound that comes in, to be played by a sink; None if none was agreed on.
         connected: Set when media can flow.
         closed: Set when it has ended, for whatever reason, and nothing of it is left.
@@ -71,6 +73,7 @@ class Peer(Resource):
     def __init__(self, options: PeerOptions, *, name: str) -> None:
         self.name = name
         self.options = options
+        self.near: str | None = None
         self.audio: AudioRelay | None = None
         self.connected = anyio.Event()
         self.closed = anyio.Event()
@@ -279,6 +282,7 @@ class Peer(Resource):
             audio=lambda: AudioInlet(self._hear),
             failed=self._connecting_failed,
             one_transport=offers,
+            near=self.near,
         )
         connection.on("connectionstatechange", self._state_changed)
         self._connection = connection
@@ -295,8 +299,11 @@ class Peer(Resource):
         for transceiver in (*videos, *sounds):
             transceiver.direction = direction
         if self._sends:
+            sender = videos[0].sender
+            assert isinstance(sender, TunedSender)
             self.sink.video = OutgoingVideo()
-            videos[0].sender.replaceTrack(self.sink.video)
+            sender.on_start = self.sink.video.start
+            sender.replaceTrack(self.sink.video)
             if sounds:
                 self.sink.audio = OutgoingAudio()
                 sounds[0].sender.replaceTrack(self.sink.audio)
@@ -313,7 +320,7 @@ class Peer(Resource):
             link=self._link,
             media_s=self._media_s,
             decoded=lambda: sum(inlet.decoded for inlet in self._video_inlets()),
-            end=self._end,
+            end=self._fail,
         )
         self._watching = asyncio.get_running_loop().create_task(
             watch.run(connection, self.connected)
@@ -326,13 +333,21 @@ class Peer(Resource):
         if state == "connected":
             self.connected.set()
         elif state == "failed":
-            self._end("the connection failed")
+            self._fail("the connection failed")
         elif state == "closed":
             self._end("the other side closed the connection")
 
     def _connecting_failed(self, exc: Exception) -> None:
         _logger.debug("%s: connecting failed", self.name, exc_info=exc)
-        self._end(f"connecting failed: {type(exc).__name__}")
+        self._fail(f"connecting failed: {type(exc).__name__}")
+
+    def _fail(self, reason: str) -> None:
+        """End it; one that never stood, with what is known of the cause."""
+        if self._connection is not None and not self.connected.is_set():
+            if trouble := self._connection.trouble:
+                _logger.warning("%s: %s", self.name, trouble)
+            reason = "; ".join(filter(None, [reason, trouble, *self._connection.ice_failures]))
+        self._end(reason)
 
     def _hear(self, data: bytes, pts: int) -> None:
         if self.audio is not None:
@@ -366,6 +381,7 @@ class Peer(Resource):
             bitrate_in=0 if watch is None else watch.bitrate_in,
             bitrate_out=0 if watch is None else watch.bitrate_out,
             packets_lost=0 if watch is None else watch.lost,
+            packets_recovered=sum(receiver.packets.recovered for receiver in self._receivers()),
             frames_decoded=sum(inlet.decoded for inlet in self._video_inlets()),
             frames_encoded=0 if encoder is None else encoder.frames,
             encode_ms=None if encoder is None else encoder.encode_ms,

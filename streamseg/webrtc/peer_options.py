@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from streamseg.errors import ConfigError
+from streamseg.webrtc.ice_urls import IceUrl, parse_ice_url
 
 __all__ = ["IceServer", "PeerOptions"]
 
@@ -18,11 +19,23 @@ class IceServer:
         urls: ``stun:host:port``, ``turn:host:port?transport=udp``; one server, several ways to it.
         username: For TURN.
         credential: For TURN; not shown in the repr.
+
+    Raises:
+        ConfigError: If a URL is none, or one of TURN comes without user name or credential.
     """
 
     urls: tuple[str, ...]
     username: str | None = None
     credential: str | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        if any(url.relays for url in self.parsed) and not (self.username and self.credential):
+            raise ConfigError("a TURN server needs username and credential: give both")
+
+    @property
+    def parsed(self) -> tuple[IceUrl, ...]:
+        """What the URLs say."""
+        return tuple(parse_ice_url(url) for url in self.urls)
 
 
 @dataclass(frozen=True, slots=True)

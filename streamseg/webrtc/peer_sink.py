@@ -14,18 +14,28 @@ from streamseg.references import References
 from streamseg.webrtc.audio import AudioRelay, OutgoingAudio
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     import av
 
     from streamseg.frames import Frame, StreamInfo
     from streamseg.segmentation import Segmentation
+    from streamseg.webrtc.encoding_layer import Subscription
+    from streamseg.webrtc.shared_encoding import SharedEncoding
+    from streamseg.webrtc.tuning_encoding import EncodedPicture, H264Video, Vp8Video
 
 __all__ = ["OutgoingVideo", "PeerSink"]
 
 
 class OutgoingVideo(MediaStreamTrack):
-    """A track that sends the newest picture it was given, at the pace of its encoder."""
+    """A track that sends the newest picture it was given, at the pace of its encoder.
+
+    After ``share`` it sends what is encoded for all viewers of a room instead, beginning when the
+    connection stands.
+
+    Attributes:
+        taken: Pictures that went out.
+    """
 
     kind = "video"
 
@@ -34,6 +44,34 @@ class OutgoingVideo(MediaStreamTrack):
         self.taken = 0
         self._picture: av.VideoFrame | None = None  # one place: what is not taken yet gives way
         self._ready = asyncio.Event()
+        self._encoder: H264Video | Vp8Video | None = None
+        self._encoding: SharedEncoding | None = None
+        self._subscription: Subscription | None = None
+
+    def start(self, encoder: H264Video | Vp8Video) -> None:
+        """Note that the connection stands, and with which codec; ``recv`` follows."""
+        self._encoder = encoder
+
+    def share(self, encoding: SharedEncoding) -> None:
+        """Send what is encoded for all."""
+        self._encoding = encoding
+        self._picture = None
+        self._ready.set()
+
+    @property
+    def shares(self) -> bool:
+        """Whether its pictures are encoded for all."""
+        return self._encoding is not None
+
+    @property
+    def watching(self) -> bool:
+        """Whether it shares, and the connection stands."""
+        return self._subscription is not None
+
+    @property
+    def dropped(self) -> Mapping[str, int]:
+        """Shared pictures that did not go out, by cause."""
+        return {} if self._subscription is None else self._subscription.dropped
 
     def put(self, picture: av.VideoFrame) -> bool:
         """Send a picture; return whether one that waited gave way for it."""
@@ -42,21 +80,46 @@ class OutgoingVideo(MediaStreamTrack):
         self._ready.set()
         return superseded
 
-    async def recv(self) -> av.VideoFrame:
-        """Return the next picture, for aiortc."""
-        while self._picture is None:
+    async def recv(self) -> Any:
+        """Return the next picture for aiortc, an ``av.VideoFrame`` or an `EncodedPicture`."""
+        while (picture := self._take()) is None:
             if self.readyState != "live":
                 raise MediaStreamError
             self._ready.clear()
             await self._ready.wait()
-        picture, self._picture = self._picture, None
         self.taken += 1
         return picture
+
+    def _take(self) -> av.VideoFrame | EncodedPicture | None:
+        encoding = self._encoding
+        if encoding is None or self.readyState != "live":
+            picture, self._picture = self._picture, None
+            return picture
+        if self._subscription is None:
+            self._subscription = self._join(encoding)
+        return self._subscription.take()
+
+    def _join(self, encoding: SharedEncoding) -> Subscription:
+        encoder = self._encoder
+        assert encoder is not None  # aiortc asks for pictures after that
+        subscription = encoding.join(encoder.codec, encoder.rates, self._ready.set)
+        encoder.on_bitrate = lambda bitrate: encoding.hear_bitrate(subscription, bitrate)
+        encoder.on_keyframe = lambda: encoding.ask_keyframe(subscription)
+        return subscription
+
+    @property
+    def encode_ms(self) -> float | None:
+        """What its own encoder took for the last pictures, milliseconds each."""
+        return None if self._encoder is None else self._encoder.encode_ms
 
     def stop(self) -> None:
         """End the track; who waits in ``recv`` is woken."""
         super().stop()
         self._picture = None
+        if self._encoding is not None and self._subscription is not None:
+            self._encoding.leave(self._subscription)
+        if self._encoder is not None:
+            self._encoder.on_bitrate = self._encoder.on_keyframe = None
         self._ready.set()
 
 
@@ -65,7 +128,8 @@ class PeerSink(Sink):
 
     ``send`` never waits: the newest picture is encoded when the encoder is free, and one that waited
     until then gives way and is counted as ``superseded``. Pictures sent before the connection stands
-    or after it ended are counted as ``not connected``; that it ended is said by the peer.
+    or after it ended are counted as ``not connected``; that it ended is said by the peer. After
+    ``share`` the pictures that are sent are counted only: whoever shares them has them encoded.
     """
 
     live_capacity = 1
@@ -112,8 +176,10 @@ class PeerSink(Sink):
             raise anyio.ClosedResourceError
         self._accepted += 1
         track = self.video
-        if track is None or track.readyState != "live":
+        if track is None or track.readyState != "live" or (track.shares and not track.watching):
             self._dropped["not connected"] += 1
+        elif track.shares:
+            return
         elif track.put(self._references.of(frame.video)):
             self._dropped["superseded"] += 1
         await asyncio.sleep(0)
@@ -126,6 +192,11 @@ class PeerSink(Sink):
             if packet.stream_index == self._opus and packet.pts is not None:
                 seconds = packet.pts * packet.time_base
                 self.audio.put(bytes(packet), int(seconds * 48_000))
+
+    def share(self, encoding: SharedEncoding) -> None:
+        """Send what is encoded for all viewers of a room, from now on."""
+        if self.video is not None and not self._closed:
+            self.video.share(encoding)
 
     def play(self, audio: AudioRelay | None) -> None:
         """Send the sound of a connection, this one's or another's, as it is; None for silence."""
@@ -170,8 +241,12 @@ class PeerSink(Sink):
         return SinkStatistics(
             accepted=self._accepted,
             written=0 if self.video is None else self.video.taken,
-            dropped=dict(self._dropped),
+            dropped=dict(self._dropped + Counter({} if self.video is None else self.video.dropped)),
         )
+
+    def encoding(self) -> tuple[int, float | None]:
+        """Return how many pictures its own encoder was too slow for, and what the last ones took."""
+        return self._dropped["superseded"], None if self.video is None else self.video.encode_ms
 
     def _hear(self, data: bytes, pts: int) -> None:
         if self.audio is not None:

@@ -100,11 +100,13 @@ class Watch:
         self._media_s = media_s
         self._decoded = decoded
         self._end = end
+        self._begun_s = 0.0
         self._bytes: tuple[float, int, int] | None = None
 
     async def run(self, connection: RTCPeerConnection, connected: anyio.Event) -> None:
         """Watch until the connection is to be ended."""
         limit_s = self._options.handshake_timeout_s
+        self._begun_s = time.monotonic()
         with anyio.move_on_after(limit_s):
             await connected.wait()
         if not connected.is_set():
@@ -125,7 +127,11 @@ class Watch:
     def _ended(self, now: float, since_s: float) -> str | None:
         if self._receives:
             limit_s = self._options.media_timeout_s
-            if now - max(since_s, self._media_s() or 0.0) > limit_s:
+            media_s = self._media_s()
+            if now - max(since_s, media_s or 0.0) > limit_s and (
+                # Where packets are lost, one side may be connected for seconds before the other.
+                media_s is not None or now - self._begun_s > self._options.handshake_timeout_s
+            ):
                 return f"no media came for {limit_s:g} s"
             limit_s = self._options.handshake_timeout_s
             if not self._decoded() and now - since_s > limit_s:

@@ -1,11 +1,12 @@
 """Rooms: one publisher each, and any number of viewers up to a cap.
 
-Every viewer has a connection of its own, with one slot for the newest picture; the picture itself
-is the same memory for all of them.
+Every viewer has a connection of its own; what they see is encoded once for all who have the same
+codec (``shared_encoding.py``).
 """
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections import Counter
 from typing import TYPE_CHECKING, Any, Protocol
@@ -14,7 +15,9 @@ import anyio
 
 from streamseg.abc import Sink, SinkStatistics
 from streamseg.errors import StreamsegError
+from streamseg.webrtc.peer_sink import PeerSink
 from streamseg.webrtc.refusal import Refusal
+from streamseg.webrtc.shared_encoding import SharedEncoding
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -73,14 +76,23 @@ def check_room_name(name: str) -> str:
 
 
 class Room:
-    """A publisher and those who watch it. It exists as long as its publisher is there."""
+    """A publisher and those who watch it. It exists as long as its publisher is there.
+
+    Attributes:
+        name: Of the room.
+        publisher: Who fills it.
+        info: What its pictures are like, None before that is known.
+        viewers: In the order they came, and whether they can be sent pictures yet.
+        encoding: What encodes for them.
+        ended: Set when the publisher has gone.
+    """
 
     def __init__(self, name: str, publisher: Publisher) -> None:
         self.name = name
         self.publisher = publisher
         self.info: StreamInfo | None = None
-        # In the order they came, and whether they can be sent pictures yet; bounded by Rooms.
-        self.viewers: dict[Viewer, bool] = {}
+        self.viewers: dict[Viewer, bool] = {}  # bounded by Rooms
+        self.encoding = SharedEncoding()
         self._welcomed: list[Viewer] = []  # before there was anything to see; bounded likewise
         self.ended = anyio.Event()
 
@@ -111,6 +123,8 @@ class Room:
         else:
             if viewer in self.viewers:
                 self.viewers[viewer] = True
+                if isinstance(viewer.sink, PeerSink):
+                    viewer.sink.share(self.encoding)
 
     @property
     def watching(self) -> list[Viewer]:
@@ -119,7 +133,7 @@ class Room:
 
 
 class RoomSink(Sink):
-    """Hands each picture to all viewers of a room; never waits for one of them.
+    """Has each picture encoded for all viewers of a room; never waits for one of them.
 
     Args:
         room: The room; pictures sent while nobody watches are counted ``no viewer``.
@@ -141,10 +155,11 @@ class RoomSink(Sink):
         await self._room.begin(info)
 
     async def send(self, frame: Frame, segmentation: Segmentation | None = None) -> None:
-        """Put a picture into each viewer's slot."""
+        """Have a picture encoded, and sent to each viewer."""
         if not self._open:
             raise anyio.ClosedResourceError
         self._accepted += 1
+        self._room.encoding.put(frame.video)
         reached = 0
         for viewer in self._room.watching:
             try:
@@ -156,6 +171,7 @@ class RoomSink(Sink):
             self._written += 1
         else:
             self._dropped["no viewer"] += 1
+        await asyncio.sleep(0)
 
     async def send_packets(self, packets: Sequence[Any]) -> None:
         """Hand sound to each viewer, who takes it if it is Opus."""
@@ -170,8 +186,13 @@ class RoomSink(Sink):
         """Do nothing: there is nothing that stays."""
 
     async def aclose(self) -> None:
-        """Take nothing more."""
+        """Take nothing more, and end the room's encoders."""
         self._open = False
+        await self._room.encoding.aclose()
+
+    def encoding(self) -> tuple[int, float | None]:
+        """Return how many pictures an encoder was too slow for, and what the last ones took."""
+        return self._room.encoding.load()
 
     def statistics(self) -> SinkStatistics:
         """Return the counters of this moment."""
@@ -233,4 +254,5 @@ class Rooms:
         if room.publisher is who:
             if self._rooms.get(room.name) is room:
                 del self._rooms[room.name]
+            room.encoding.close()
             room.ended.set()

@@ -142,6 +142,7 @@ class Routes:
             {
                 "effects": list(offered_effects()),
                 "options": offered_effects(),
+                "effect": options.effect,
                 "may_bypass": options.may_bypass,
                 "ice_servers": [_for_browser(server) for server in options.peer.ice_servers],
                 "limits": {

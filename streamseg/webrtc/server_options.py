@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import ipaddress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from streamseg.errors import ConfigError
 from streamseg.webrtc.peer_options import PeerOptions
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
 __all__ = ["ServerOptions", "is_loopback"]
@@ -51,6 +52,8 @@ class ServerOptions:
         max_uploads: Background pictures that are kept for all together.
         max_uploads_per_address: Likewise for one address; a newer one replaces the oldest.
         may_bypass: Whether senders may look at their own picture without the effect.
+        effect: What a call begins with, for the page to show: ``{"name": ..., "options": {...}}``,
+            without anything that is a file of this machine.
         peer: How connections are made.
 
     Raises:
@@ -75,6 +78,7 @@ class ServerOptions:
     max_uploads: int = 128
     max_uploads_per_address: int = 4
     may_bypass: bool = True
+    effect: Mapping[str, Any] | None = None
     peer: PeerOptions = field(default_factory=PeerOptions)
 
     def __post_init__(self) -> None:

@@ -17,6 +17,7 @@ import anyio
 from streamseg.abc import Resource
 from streamseg.errors import StreamsegError
 from streamseg.webrtc.refusal import Refusal
+from streamseg.webrtc.shared_encoding import EncodingCounts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Sequence
@@ -76,6 +77,12 @@ class Session:
         return self.peer.sink
 
     @property
+    def publishes(self) -> Room | None:
+        """The room that it fills."""
+        room = self.room
+        return room if room is not None and room.publisher is self else None
+
+    @property
     def pending(self) -> bool:
         """Whether its connection is not standing yet."""
         return self.kind != "source" and (self.peer is None or not self.peer.connected.is_set())
@@ -83,7 +90,17 @@ class Session:
 
 @dataclass(frozen=True, slots=True)
 class SessionCounts:
-    """How many sessions there are now, and were so far."""
+    """How many sessions there are now, and were so far.
+
+    Attributes:
+        calls: Now.
+        publishers: Now, sources of this machine included.
+        viewers: Now.
+        pending: Those of them whose connection is not standing yet.
+        admitted: So far.
+        refused: So far.
+        encoding: What was encoded for the viewers of all rooms.
+    """
 
     calls: int = 0
     publishers: int = 0
@@ -91,6 +108,7 @@ class SessionCounts:
     pending: int = 0
     admitted: int = 0
     refused: int = 0
+    encoding: EncodingCounts = field(default_factory=EncodingCounts)
 
 
 class Sessions(Resource):
@@ -118,6 +136,7 @@ class Sessions(Resource):
         self._sessions: dict[str, Session] = {}  # bounded by the caps
         self._number = 0
         self._refused = 0
+        self._encoding = EncodingCounts()  # of rooms that are gone
         self._closing = False
 
     def admit(self, kind: Kind, address: str) -> Session:
@@ -205,6 +224,8 @@ class Sessions(Resource):
         finally:
             del self._sessions[session.id]
             self._on_end(session)
+            if session.publishes is not None:
+                self._encoding += session.publishes.encoding.counts()
             reason = peer.reason if peer is not None else ""
             _log.info("%s has ended%s", session.name, f": {reason}" if reason else "")
 
@@ -219,6 +240,10 @@ class Sessions(Resource):
             pending=sum(session.pending for session in sessions),
             admitted=self._number,
             refused=self._refused,
+            encoding=sum(
+                (each.publishes.encoding.counts() for each in sessions if each.publishes),
+                self._encoding,
+            ),
         )
 
     async def aclose(self) -> None:

@@ -16,6 +16,8 @@ class PeerStatistics:
         bitrate_in: Received, bits per second, all media and overhead together.
         bitrate_out: Sent, bits per second.
         packets_lost: Of the incoming media, as RTCP counts them.
+        packets_recovered: Incoming packets that filled a gap: they were sent again, or came out of
+            order.
         frames_decoded: Pictures that were decoded.
         frames_encoded: Pictures that were encoded.
         encode_ms: What the last pictures took to encode, milliseconds each, smoothed; None before.
@@ -27,6 +29,7 @@ class PeerStatistics:
     bitrate_in: int = 0
     bitrate_out: int = 0
     packets_lost: int = 0
+    packets_recovered: int = 0
     frames_decoded: int = 0
     frames_encoded: int = 0
     encode_ms: float | None = None

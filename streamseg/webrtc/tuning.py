@@ -16,22 +16,25 @@ import aiortc.rtcrtptransceiver
 from aiortc import (
     RTCBundlePolicy,
     RTCConfiguration,
-    RTCIceServer,
     RTCPeerConnection,
     RTCRtpSender,
     RTCRtpTransceiver,
 )
 from aiortc.rtcdtlstransport import RTCCertificate
+from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
+from OpenSSL import SSL
 
 from streamseg.webrtc.tuning_decoding import AudioInlet, TunedReceiver, VideoInlet
-from streamseg.webrtc.tuning_encoding import Rates, TunedSender
+from streamseg.webrtc.tuning_encoding import Rates
+from streamseg.webrtc.tuning_gathering import Gathering
 from streamseg.webrtc.tuning_private import check_version, private_name, replace_private
+from streamseg.webrtc.tuning_sending import TunedSender
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
+    from aioice import Connection
     from aiortc.mediastreams import MediaStreamTrack
-    from OpenSSL import SSL
 
     from streamseg.webrtc.peer_options import PeerOptions
 
@@ -46,7 +49,9 @@ _CIPHERS = (
     b"ECDHE-RSA-AES128-GCM-SHA256:ECDHE-RSA-CHACHA20-POLY1305"
 )
 _CONNECT = private_name(RTCPeerConnection, "connect")
-
+_GATHER = private_name(RTCPeerConnection, "gather")
+# RFC 8827, 6.5, asks for P-256; these are what OpenSSL takes, too.
+_CURVES = ("secp256r1", "secp384r1", "secp521r1")
 
 _HALT_S = 0.7
 _PART_S = 0.7  # for each part of closing
@@ -85,10 +90,29 @@ def tune() -> None:
 
 
 class _Certificate(RTCCertificate):
+    """Our certificate, and what is to be said of the other side's.
+
+    Attributes:
+        trouble: Why a handshake with it must fail; empty if no reason is known.
+    """
+
+    trouble = ""
+
     def _create_ssl_context(self, srtp_profiles: Any) -> SSL.Context:
         context = super()._create_ssl_context(srtp_profiles)
         context.set_cipher_list(_CIPHERS)
+        # Whose certificate it is is told by its fingerprint, as in aiortc.
+        context.set_verify(SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT, self._look_at)
         return context
+
+    def _look_at(self, connection: SSL.Connection, certificate: Any, *rest: Any) -> bool:
+        key = certificate.to_cryptography().public_key()
+        if isinstance(key, EllipticCurvePublicKey) and key.curve.name not in _CURVES:
+            self.trouble = (
+                f"its certificate is on the curve {key.curve.name}, which WebRTC does not have: "
+                "give FFmpeg's whip muxer cert_file and key_file with a certificate on P-256"
+            )
+        return True
 
 
 class TunedConnection(RTCPeerConnection):
@@ -100,6 +124,7 @@ class TunedConnection(RTCPeerConnection):
         audio: Makes what takes incoming sound.
         failed: Called if connecting failed with an error, which aiortc would let pass.
         one_transport: Whether an offer of ours puts everything on one transport.
+        near: The address of this machine that is offered first; see ``Gathering``.
     """
 
     def __init__(
@@ -110,6 +135,7 @@ class TunedConnection(RTCPeerConnection):
         audio: Callable[[], AudioInlet],
         failed: Callable[[Exception], None],
         one_transport: bool = False,
+        near: str | None = None,
     ) -> None:
         tune()
         self._options = options
@@ -118,24 +144,29 @@ class TunedConnection(RTCPeerConnection):
         self._failed = failed
         self._closing: asyncio.Future[None] | None = None
         self._connecting: set[asyncio.Task[Any]] = set()  # at most one a description
-        servers = [
-            RTCIceServer(
-                urls=list(server.urls), username=server.username, credential=server.credential
-            )
-            for server in options.ice_servers
-        ]
-        # An empty list means none; None would mean a public server.
+        self._gathering = Gathering(options.ice_servers, near)
+        self._gathered: set[Connection] = set()
+        self._certificate = _Certificate.generateCertificate()
+        # An empty list means none, since `Gathering` asks them; None would mean a public server.
         super().__init__(
             RTCConfiguration(
-                iceServers=servers,
+                iceServers=[],
                 bundlePolicy=(
                     RTCBundlePolicy.MAX_BUNDLE if one_transport else RTCBundlePolicy.BALANCED
                 ),
             )
         )
-        replace_private(
-            self, RTCPeerConnection, "certificates", [_Certificate.generateCertificate()]
-        )
+        replace_private(self, RTCPeerConnection, "certificates", [self._certificate])
+
+    @property
+    def trouble(self) -> str:
+        """Why it must fail, one line; empty if no reason is known."""
+        return self._certificate.trouble
+
+    @property
+    def ice_failures(self) -> list[str]:
+        """What was wrong with STUN and TURN servers, a line each, without credentials."""
+        return self._gathering.failures
 
     async def close(self) -> None:
         """Close it, within two seconds; nothing is left running or open, whatever goes wrong."""
@@ -159,6 +190,7 @@ class TunedConnection(RTCPeerConnection):
             await _guarded(transport.transport.stop())
             for protocol in getattr(transport.transport._connection, "_protocols", ()):
                 protocol.transport.close()
+        await _guarded(self._gathering.close())
         connecting = set(self._connecting)
         for task in connecting:
             task.cancel()
@@ -172,6 +204,14 @@ class TunedConnection(RTCPeerConnection):
         self.remove_all_listeners()
 
     # The names are those that aiortc's own methods are called by from inside.
+
+    async def _RTCPeerConnection__gather(self) -> None:
+        for transport in getattr(self, private_name(RTCPeerConnection, "iceTransports")):
+            connection = transport._connection
+            if connection not in self._gathered:
+                self._gathered.add(connection)
+                self._gathering.take_over(connection)
+        await getattr(super(), _GATHER)()
 
     async def _RTCPeerConnection__connect(self) -> None:
         task = asyncio.current_task()

@@ -1,4 +1,4 @@
-"""The sending side of aiortc: encoders for a live call, sound that is passed through.
+"""Encoders for a live call, in place of aiortc's.
 
 aiortc's encoders take 20 ms for a 720p picture (x264's preset medium), are limited to 3 and 1.5
 Mbit/s, make a keyframe for every change of the bitrate and for every request of a viewer.
@@ -16,26 +16,31 @@ from aiortc.codecs.base import Encoder
 from aiortc.codecs.h264 import H264Encoder
 from aiortc.codecs.vpx import Vp8Encoder
 from aiortc.mediastreams import VIDEO_TIME_BASE, convert_timebase
-from aiortc.rtcrtpsender import RTCRtpSender
 from av.video.frame import PictureType
 from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
 
 from streamseg.frames import Colour
-from streamseg.webrtc.tuning_private import replace_private
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from aiortc.rtcdtlstransport import RTCDtlsTransport
-    from aiortc.rtcrtpparameters import RTCRtpSendParameters
     from av.video.codeccontext import VideoCodecContext
 
-__all__ = ["AudioPass", "H264Video", "Rates", "Timeline", "TunedSender", "Vp8Video"]
+__all__ = [
+    "KEYFRAME_S",
+    "EncodedPicture",
+    "H264Video",
+    "Rates",
+    "Timeline",
+    "Vp8Video",
+    "make_encoder",
+]
 
-_AUDIO_TIME_BASE = Fraction(1, 48_000)
-_KEYFRAME_S = 0.5  # at most one keyframe in this time, however many ask
 _SETTLE_S = 3.0  # an encoder that must be made anew for its bitrate is not made anew more often
 _FRAME = 3000  # 1/90000 s: a frame at 30 per second
+
+KEYFRAME_S = 0.5
+"""An encoder makes at most one keyframe in this time, however many ask; seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +50,25 @@ class Rates:
     start: int
     minimum: int
     maximum: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class EncodedPicture:
+    """What an encoder made of a picture, for one receiver or for many.
+
+    Attributes:
+        data: The bit stream; empty where the encoder left the picture out.
+        pts: Time stamp of the picture itself, in units of 1/90000 s.
+        keyframe: Whether decoding can begin with it.
+        size: Width and height in pixels.
+        payloads: The same in pieces of a packet each, where those are alike for all receivers.
+    """
+
+    data: bytes
+    pts: int
+    keyframe: bool
+    size: tuple[int, int]
+    payloads: tuple[bytes, ...] = ()
 
 
 class Timeline:
@@ -73,13 +97,20 @@ class Timeline:
 class _Video(Encoder):
     """What both encoders have in common. ``encode`` runs in a thread, the rest on the loop.
 
+    Where the pictures are encoded elsewhere, for several receivers, only ``pack`` is used.
+
     Attributes:
-        frames: Pictures encoded.
+        codec: ``H264`` or ``VP8``.
+        rates: Limits of the bitrate.
+        on_bitrate: Called on the loop with what the receiver says it can take, within the limits.
+        on_keyframe: Called on the loop when the receiver asks for a keyframe.
+        frames: Pictures sent.
         encode_ms: What the last ones took, smoothed; None before the first.
         size: Of the newest.
         keyframes: How many of the pictures were complete in themselves.
     """
 
+    codec = ""
     full_range_kept = False
 
     def __init__(self, rates: Rates, *, clock: Callable[[], float] = time.monotonic) -> None:
@@ -88,10 +119,13 @@ class _Video(Encoder):
         self.keyframes = 0
         self.encode_ms: float | None = None
         self.size: tuple[int, int] | None = None
-        self._rates = rates
+        self.rates = rates
+        self.on_bitrate: Callable[[int], None] | None = None
+        self.on_keyframe: Callable[[], None] | None = None
         self._target = rates.start
         self._clock = clock
         self._timeline = Timeline(_FRAME, 10 * 90_000)
+        self._sent = Timeline(_FRAME, 10 * 90_000)
         self._reformatter = VideoReformatter()
         self._context: VideoCodecContext | None = None
         self._made_s = 0.0
@@ -106,13 +140,19 @@ class _Video(Encoder):
 
     @target_bitrate.setter
     def target_bitrate(self, bitrate: int) -> None:
-        self._target = max(self._rates.minimum, min(bitrate, self._rates.maximum))
+        self._target = max(self.rates.minimum, min(bitrate, self.rates.maximum))
+        if self.on_bitrate is not None:
+            self.on_bitrate(self._target)
 
     def encode(self, frame: Any, force_keyframe: bool = False) -> tuple[list[bytes], int]:
         """Encode a picture, which is written into: it must be the caller's own reference."""
+        return self.pack(self.compress(frame, force_keyframe))
+
+    def compress(self, frame: Any, force_keyframe: bool = False) -> EncodedPicture:
+        """Encode a picture, as ``encode`` does, for whoever packs it."""
         started_s = self._clock()
         video = self._prepared(frame)
-        pts = self._timeline.map(_pts_90k(video, frame))
+        pts = _pts_90k(video, frame)
         context = self._context
         if context is None or (video.width, video.height) != (context.width, context.height):
             context = self._open(video, started_s)
@@ -120,27 +160,33 @@ class _Video(Encoder):
             context = self._open(video, started_s)
         self._key_wanted |= force_keyframe
         video.pict_type = PictureType.NONE
-        if self._key_wanted and started_s - self._key_s >= _KEYFRAME_S:
+        if self._key_wanted and started_s - self._key_s >= KEYFRAME_S:
             video.pict_type = PictureType.I
-        video.pts, video.time_base = pts, VIDEO_TIME_BASE
+        video.pts, video.time_base = self._timeline.map(pts), VIDEO_TIME_BASE
         packets = context.encode(video)
         data = b"".join(bytes(packet) for packet in packets)
-        if any(packet.is_keyframe for packet in packets):
+        keyframe = any(packet.is_keyframe for packet in packets)
+        if keyframe:
             self._key_s, self._key_wanted = started_s, False
             self.keyframes += 1
-        payloads = self._payloads(data)
-        self.frames += 1
-        self.size = (video.width, video.height)
+        size = (video.width, video.height)
+        picture = EncodedPicture(data, pts, keyframe, size, self._alike(data))
         took_ms = 1000 * (self._clock() - started_s)
         before = self.encode_ms
         self.encode_ms = took_ms if before is None else before + 0.1 * (took_ms - before)
-        return payloads, pts
+        return picture
 
-    def pack(self, packet: av.Packet[Any]) -> tuple[list[bytes], int]:
-        """Send a packet that is encoded already."""
-        assert packet.pts is not None
-        pts = convert_timebase(packet.pts, packet.time_base, VIDEO_TIME_BASE)
-        return self._payloads(bytes(packet)), self._timeline.map(pts)
+    def reset(self) -> None:
+        """Begin anew with the next picture, after an error."""
+        self._context = None
+
+    def pack(self, packet: Any) -> tuple[list[bytes], int]:
+        """Return the payloads of an `EncodedPicture`, and its time stamp for this receiver."""
+        assert isinstance(packet, EncodedPicture)
+        self.frames += 1
+        self.size = packet.size
+        payloads = list(packet.payloads) or (self._payloads(packet.data) if packet.data else [])
+        return payloads, self._sent.map(packet.pts)
 
     def _prepared(self, frame: Any) -> av.VideoFrame:
         """Return the picture as 4:2:0 of even size and limited range, as every receiver takes it."""
@@ -191,10 +237,15 @@ class _Video(Encoder):
     def _payloads(self, data: bytes) -> list[bytes]:
         raise NotImplementedError
 
+    def _alike(self, data: bytes) -> tuple[bytes, ...]:
+        """Return the payloads if they are the same for all receivers."""
+        return ()
+
 
 class H264Video(_Video):
     """x264, superfast and without delay, at a constant bitrate."""
 
+    codec = "H264"
     full_range_kept = True  # it says in the stream which matrix it has
 
     def _make(self, video: av.VideoFrame, rate: int) -> VideoCodecContext:
@@ -223,9 +274,14 @@ class H264Video(_Video):
     def _payloads(self, data: bytes) -> list[bytes]:
         return H264Encoder._packetize(H264Encoder._split_bitstream(data))
 
+    def _alike(self, data: bytes) -> tuple[bytes, ...]:
+        return tuple(self._payloads(data))
+
 
 class Vp8Video(_Video):
     """libvpx, as fast as it goes, at a constant bitrate."""
+
+    codec = "VP8"
 
     def __init__(self, rates: Rates, *, clock: Callable[[], float] = time.monotonic) -> None:
         super().__init__(rates, clock=clock)
@@ -265,43 +321,9 @@ class Vp8Video(_Video):
         return payloads
 
 
-class AudioPass(Encoder):
-    """Sends encoded sound as it is."""
-
-    def encode(self, frame: Any, force_keyframe: bool = False) -> tuple[list[bytes], int]:
-        """Not for samples: they would have to be encoded."""
-        raise NotImplementedError("sound is passed through as packets")
-
-    def pack(self, packet: av.Packet[Any]) -> tuple[list[bytes], int]:
-        """Return the packet's bytes, and its time stamp in units of 1/48000 s."""
-        assert packet.pts is not None
-        return [bytes(packet)], convert_timebase(packet.pts, packet.time_base, _AUDIO_TIME_BASE)
-
-
-class TunedSender(RTCRtpSender):
-    """A sender with our own encoders.
-
-    Attributes:
-        video: The encoder, once video is being sent.
-    """
-
-    def __init__(self, kind: str, transport: RTCDtlsTransport, rates: Rates) -> None:
-        super().__init__(kind, transport)
-        self.video: H264Video | Vp8Video | None = None
-        self._rates = rates
-
-    async def send(self, parameters: RTCRtpSendParameters) -> None:
-        """Start sending with the codec that was agreed on."""
-        encoder: Encoder
-        if self.kind == "audio":
-            encoder = AudioPass()
-        elif self.video is not None:
-            encoder = self.video
-        else:
-            h264 = parameters.codecs[0].name.upper() == "H264"
-            encoder = self.video = H264Video(self._rates) if h264 else Vp8Video(self._rates)
-        replace_private(self, RTCRtpSender, "encoder", encoder)
-        await super().send(parameters)
+def make_encoder(codec: str, rates: Rates) -> H264Video | Vp8Video:
+    """Return an encoder of ``H264`` or ``VP8``."""
+    return H264Video(rates) if codec.upper() == "H264" else Vp8Video(rates)
 
 
 def _pts_90k(video: av.VideoFrame, original: av.VideoFrame) -> int:

@@ -2,13 +2,14 @@ from __future__ import annotations
 
 import argparse
 
-from tests.benchmarks import effects, file, live, loop, motion, webrtc
+from tests.benchmarks import effects, file, live, loop, models, motion, webrtc
 
 KINDS = {
     "file": file,
     "effects": effects,
     "live": live,
     "loop": loop,
+    "models": models,
     "motion": motion,
     "webrtc": webrtc,
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import anyio
@@ -51,9 +52,17 @@ def run(arguments: argparse.Namespace) -> None:
             "smoothing": (smoothing, pairs),
             "edge refinement": (refinement, pairs),
         }
+        scores = {"GOLDEN_RETRIEVER": 0.62, "LABRADOR_RETRIEVER": 0.21, "TENNIS_BALL": 0.09}
+        scored = [
+            (frame, replace(seg, labels=tuple(scores), scores=scores)) for frame, seg in pairs
+        ]
         stages |= {
-            f"effect {name}": (create_effect(name), refined) for name in EFFECTS if name != "none"
+            f"effect {name}": (create_effect(name), scored if name == "labels" else refined)
+            for name in EFFECTS
+            if name != "none"
         }
+        lined = create_effect("tint", {"contours": 0.4, "legend": True})
+        stages["effect tint, contours, legend"] = (lined, refined)
         times = {}
         for _ in range(arguments.rounds):
             for name, (stage, inputs) in stages.items():

@@ -20,6 +20,7 @@ from pycocotools import mask as coco
 
 from streamseg.cli.app import run_command
 from tests.support.clips import make_clip, read_frame_number
+from tests.support.command import Result, one_line
 
 pytestmark = pytest.mark.integration
 
@@ -32,27 +33,6 @@ REAL_CLIPS = (
     "06_pingpong.mp4",
     "bt709_full_range.mp4",
 )
-
-
-class Result:
-    def __init__(self, code: int, out: str, err: str) -> None:
-        self.code, self.out, self.err = code, out, err
-
-    @property
-    def json(self) -> dict[str, Any]:
-        value = json.loads(self.out)
-        assert isinstance(value, dict)
-        return value
-
-
-@pytest.fixture
-def streamseg(capfd: pytest.CaptureFixture[str]):
-    def call(*arguments: str | Path) -> Result:
-        capfd.readouterr()
-        code = run_command([str(argument) for argument in arguments])
-        return Result(code, *capfd.readouterr())
-
-    return call
 
 
 def frames_of(path: Path | str) -> list[av.VideoFrame]:
@@ -75,15 +55,6 @@ def sound_of(path: Path) -> list[bytes]:
 
 def leftovers(folder: Path) -> list[str]:
     return [path.name for path in folder.iterdir() if "part" in path.name]
-
-
-def one_line(result: Result, code: int, *words: str) -> None:
-    assert result.code == code, result.err
-    lines = result.err.strip().splitlines()
-    assert len(lines) == 1, result.err
-    assert lines[0].startswith("streamseg: ")
-    for word in words:
-        assert word in lines[0]
 
 
 # -- whole jobs -------------------------------------------------------------------------------
@@ -262,23 +233,6 @@ def test_configuration_is_used_and_options_override_it(streamseg: Any, tmp_path:
     assert red > 200
     assert green < 50
     assert blue < 50
-
-
-def test_segment_writes_the_mask_of_a_picture(streamseg: Any, tmp_path: Path) -> None:
-    picture = tmp_path / "portrait.png"
-    rgb = frames_of(SAMPLE)[10].to_ndarray(format="bgr24")
-    cv2.imwrite(str(picture), rgb)
-
-    result = streamseg("segment", picture)
-
-    assert result.code == 0, result.err
-    assert result.out.strip() == str(tmp_path / "portrait_mask.png")
-    mask = cv2.imread(str(tmp_path / "portrait_mask.png"), cv2.IMREAD_UNCHANGED)
-    assert mask.shape == rgb.shape[:2]
-    assert mask[:40, :40].max() < 30
-    assert mask[150:170, 300:330].min() > 225
-    again = streamseg("segment", picture)
-    one_line(again, 2, "exists", "--overwrite")
 
 
 # -- a worker that is killed, a run that is interrupted -----------------------------------------

@@ -407,6 +407,13 @@ async def test_bundled_models_are_ready_and_segment() -> None:
         np.testing.assert_allclose(result.masks.sum(axis=0), 1.0, atol=1e-5)
 
 
+async def test_a_card_that_names_a_method_that_is_not_there_is_an_error(models: Path) -> None:
+    wrong = Model(models / "classes.pte", Card(name="x", method="forward_384"))
+    with pytest.raises(ModelError, match="no method 'forward_384' but forward"):
+        async with WorkerPool(wrong):
+            pass
+
+
 async def test_a_card_with_the_wrong_number_of_labels_is_an_error(models: Path) -> None:
     wrong = Model(models / "classes.pte", Card(name="x", labels=("A", "B")))
     with pytest.raises(ModelError, match="its card has 2 labels"):

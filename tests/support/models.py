@@ -10,7 +10,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-NAMES = ("quick", "slow", "very_slow", "classes", "vector")
+NAMES = ("quick", "slow", "very_slow", "classes", "vector", "classifier")
 
 
 def make_models(folder: Path) -> None:
@@ -41,6 +41,8 @@ def make_models(folder: Path) -> None:
     export_module(Stack(20).eval(), picture, folder / "slow.pte")
     export_module(Stack(100).eval(), picture, folder / "very_slow.pte", tolerance=1e-2)
     export_module(Stack(0, outputs=3).eval(), (1, 3, 32, 48), folder / "classes.pte")
+    head = nn.Sequential(nn.Conv2d(3, 3, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    export_module(head.eval(), (1, 3, 32, 48), folder / "classifier.pte")
     export_module(nn.Sequential(nn.Linear(8, 4), nn.ReLU()).eval(), (1, 8), folder / "vector.pte")
 
 

@@ -24,6 +24,9 @@ OPERATOR_CODES = {
     "RESHAPE": 22,
     "RESIZE_BILINEAR": 23,
     "MEAN": 40,
+    "CAST": 53,
+    "ARG_MAX": 56,
+    "QUANTIZE": 114,
     "HARD_SWISH": 117,
 }
 OPTIONS = {
@@ -35,8 +38,9 @@ OPTIONS = {
     "RESIZE_BILINEAR": 15,
     "MUL": 21,
     "MEAN": 27,
+    "ARG_MAX": 40,
 }
-TYPES = {"float32": 0, "float16": 1, "int32": 2, "uint8": 3}
+TYPES = {"float32": 0, "float16": 1, "int32": 2, "uint8": 3, "int64": 4, "int8": 9}
 
 
 @dataclass
@@ -50,6 +54,8 @@ class Graph:
     operators: list[tuple[str, list[int], int, list[tuple[int, str, int]], bytes]] = field(
         default_factory=list
     )
+    scales: dict[int, tuple[list[float], list[int], int]] = field(default_factory=dict)
+    metadata: bytes = b""
 
     def value(self, *shape: int, dtype: str = "float32") -> int:
         self.tensors.append((shape, dtype, None))
@@ -58,6 +64,13 @@ class Graph:
     def constant(self, array: np.ndarray) -> int:
         self.tensors.append((array.shape, str(array.dtype), array))
         return len(self.tensors) - 1
+
+    def quantise(
+        self, index: int, scales: list[float], zero_points: list[int], axis: int = 0
+    ) -> int:
+        """Say what the integers of a tensor stand for."""
+        self.scales[index] = (scales, zero_points, axis)
+        return index
 
     def add(
         self,
@@ -73,7 +86,7 @@ class Graph:
         b = flatbuffers.Builder(4096)
         buffers = [_table(b, [])]
         tensors = []
-        for shape, dtype, array in self.tensors:
+        for index, (shape, dtype, array) in enumerate(self.tensors):
             buffer = 0
             if array is not None:
                 buffer = len(buffers)
@@ -83,7 +96,21 @@ class Graph:
                 (1, "b", TYPES[dtype]),
                 (2, "I", buffer),
             ]
+            if index in self.scales:
+                scales, zero_points, axis = self.scales[index]
+                parameters = [
+                    (2, "offset", b.CreateNumpyVector(np.array(scales, np.float32))),
+                    (3, "offset", b.CreateNumpyVector(np.array(zero_points, np.int64))),
+                    (6, "i", axis),
+                ]
+                fields.append((4, "offset", _table(b, parameters)))
             tensors.append(_table(b, fields))
+        metadata = []
+        if self.metadata:
+            content = _table(b, [(0, "offset", _bytes(b, self.metadata))])
+            name = b.CreateString("TFLITE_METADATA")
+            metadata.append(_table(b, [(0, "offset", name), (1, "I", len(buffers))]))
+            buffers.append(content)
         codes = [_operator_code(b, name) for name, *_ in self.operators]
         operators = []
         for index, (name, inputs, output, options, custom) in enumerate(self.operators):
@@ -114,6 +141,7 @@ class Graph:
                 (2, "offset", _offsets(b, [graph])),
                 (3, "offset", b.CreateString("written by a test")),
                 (4, "offset", _offsets(b, buffers)),
+                (6, "offset", _offsets(b, metadata)),
             ],
         )
         b.Finish(root, file_identifier=b"TFL3")

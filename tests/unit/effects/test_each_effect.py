@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from streamseg.effects.colours import class_colour, parse_colour, yuv_samples
+from streamseg.effects.palette import palette
 from streamseg.effects.pixelate import block_size
 from streamseg.effects.registry import create_effect
 from streamseg.frames import Colour, plane_view
@@ -247,7 +248,7 @@ def test_tint_gives_every_class_its_colour_and_leaves_the_rest():
     out = planes(create_effect("tint", {"strength": 100}).apply(source, given).video)
     colour = Colour(1, 1, 1, 1)
     for column, index in ((12, 1), (48, 2)):
-        expected = yuv_samples(class_colour(labels[index], index), colour, 8)
+        expected = yuv_samples(palette(labels)[index], colour, 8)
         assert np.abs([int(plane[20, column]) for plane in out] - np.array(expected)).max() <= 1
     for before, after in zip(planes(source.video), out, strict=True):
         assert np.array_equal(before[:, 70:], after[:, 70:])

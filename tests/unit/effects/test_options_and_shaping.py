@@ -24,7 +24,7 @@ VOC = ("BACKGROUND", "CAT", "PERSON")
         ("Blur", {}, "did you mean 'blur'"),
         ("", {}, "there is no effect"),
         ("blur", {"strenght": 3}, "did you mean 'strength'"),
-        ("none", {"strength": 3}, "it takes none"),
+        ("none", {"strength": 3}, "it takes subject"),
         ("blur", {"strength": 101}, "strength must be a number between 0 and 100, got 101"),
         ("blur", {"strength": -1}, "strength must be"),
         ("blur", {"strength": float("nan")}, "strength must be"),

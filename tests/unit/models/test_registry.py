@@ -5,10 +5,31 @@ from pathlib import Path
 
 import pytest
 
-from streamseg.errors import ModelError
+from streamseg.downloads.cache import Cache
+from streamseg.downloads.locations import HubFile, parse_location
+from streamseg.errors import ModelError, OfflineError
 from streamseg.models.card import Card, Model, load_card
-from streamseg.models.labels import VOC_LABELS
-from streamseg.models.registry import bundled_names, find_model
+from streamseg.models.labels import (
+    COCO_CATEGORY_LABELS,
+    COCO_LABELS,
+    IMAGENET_LABELS,
+    VOC_LABELS,
+)
+from streamseg.models.registry import (
+    bundled_names,
+    card_of,
+    find_model,
+    model_names,
+    model_state,
+    obtain_model,
+    remove_model,
+)
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cache:
+    monkeypatch.setenv("STREAMSEG_CACHE", str(tmp_path / "cache"))
+    return Cache()
 
 
 @pytest.mark.parametrize("name", bundled_names())
@@ -25,9 +46,132 @@ def test_bundled_models_are_what_their_cards_say(name: str) -> None:
     assert len(model.card.source_sha256) == 64
 
 
-def test_an_unknown_name_is_told_with_the_nearest() -> None:
-    with pytest.raises(ModelError, match=r"unknown model 'selfi': .* did you mean 'selfie'\?"):
-        find_model("selfi")
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("selfi", r"unknown model 'selfi': did you mean 'selfie' or 'selfie-landscape'"),
+        ("DeepLab", "did you mean 'deeplab-v3-mobilenet-v3-large' or 'deeplab"),
+        ("yolo26n-sag", "did you mean 'yolo26n-seg'"),
+        ("???", "unknown model .*: see: streamseg models list; a .pte is given by its path"),
+        ("", "unknown model ''"),
+    ],
+)
+def test_an_unknown_name_is_told_with_the_nearest(name: str, message: str) -> None:
+    with pytest.raises(ModelError, match=message):
+        find_model(name)
+
+
+WITH_TWINS = {
+    "deeplab-v3-resnet50",
+    "deeplab-v3-resnet101",
+    "deeplab-v3-mobilenet-v3-large",
+    "lraspp-mobilenet-v3-large",
+    "fcn-resnet50",
+    "fcn-resnet101",
+    "efficientnet-v2-s",
+}
+INSTANCES = {f"yolo26{size}-seg" for size in "nsmlx"} | {
+    "rfdetr-nano-seg",
+    "fast-sam-s",
+    "fast-sam-x",
+}
+
+
+def test_all_models_are_there() -> None:
+    twins = {f"{name}-int8" for name in WITH_TWINS}
+    assert set(model_names()) == (
+        {"selfie", "selfie-landscape", "selfie-segmentation"} | WITH_TWINS | twins | INSTANCES
+    )
+    assert model_names()[:2] == bundled_names()
+    assert len(set(model_names())) == len(model_names())
+
+
+@pytest.mark.parametrize("name", [name for name in model_names() if name not in bundled_names()])
+def test_cards_of_models_that_can_be_fetched(name: str) -> None:
+    card = card_of(name)
+
+    assert card.name == name
+    assert card.title
+    assert card.labels
+    assert card.licence in {"BSD-3-Clause", "Apache-2.0", "AGPL-3.0-only"}
+    assert card.verified_with.startswith("not yet verified: ")
+    location = parse_location(card.url)
+    assert isinstance(location, HubFile)
+    assert location.revision == "v0.9.0"
+    assert location.path.endswith("_int8.pte" if name.endswith("-int8") else "_fp32.pte")
+    imagenet = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    plain = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
+    normalised = name.startswith(("deeplab", "lraspp", "fcn", "rfdetr"))
+    assert (card.mean, card.std) == (imagenet if normalised else plain)
+    if name in INSTANCES:
+        assert card.task == "instance-segmentation"
+        assert card.instance.confidence == 0.5
+        assert card.instance.iou == (0.9 if name.startswith("fast") else 0.5)
+        assert card.instance.max_instances == 100
+        assert card.instance.suppress != name.startswith("yolo")
+
+
+def test_labels_of_the_models() -> None:
+    assert card_of("fcn-resnet50").labels == VOC_LABELS
+    assert card_of("selfie-segmentation").labels == ("SELFIE", "BACKGROUND")
+    assert card_of("efficientnet-v2-s-int8").labels == IMAGENET_LABELS
+    assert card_of("yolo26x-seg").labels == COCO_LABELS
+    assert card_of("rfdetr-nano-seg").labels == COCO_CATEGORY_LABELS
+    assert card_of("fast-sam-s").labels == ("OBJECT",)
+
+
+def test_a_model_that_is_not_here_says_how_to_get_it() -> None:
+    message = "fcn-resnet50 is not downloaded; run: streamseg models fetch fcn-resnet50"
+    with pytest.raises(ModelError, match=message):
+        find_model("fcn-resnet50")
+    with pytest.raises(ModelError, match=r"x\.pte: is not downloaded"):
+        find_model("https://me:pa55word@host/x.pte")
+    assert model_state("fcn-resnet50") == "remote"
+    assert model_state("selfie") == "embedded"
+
+
+def test_a_fetched_model_is_found(cache: Cache) -> None:
+    card = card_of("fcn-resnet50")
+    location = parse_location(card.url)
+    assert isinstance(location, HubFile)
+    program = find_model("selfie").path
+    cache.add(location, program, "0" * 64)
+
+    assert find_model("fcn-resnet50") == Model(program, card)
+    assert model_state("fcn-resnet50") == "cached"
+
+
+def test_a_file_address_is_a_path(tmp_path: Path) -> None:
+    (tmp_path / "x.pte").write_bytes(b"\0\0\0\0ET12")
+    assert find_model((tmp_path / "x.pte").as_uri()).path == tmp_path / "x.pte"
+
+
+@pytest.mark.anyio
+async def test_obtaining_what_is_here_needs_no_network(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STREAMSEG_OFFLINE", "1")
+    path = tmp_path / "x.pte"
+    path.write_bytes(b"\0\0\0\0ET12")
+    seen: list[float] = []
+
+    assert await obtain_model("selfie", on_progress=seen.append) == find_model("selfie")
+    assert (await obtain_model(path)).path == path
+    assert (await obtain_model(path.as_uri())).path == path
+    assert seen == [1.0]
+    with pytest.raises(OfflineError):
+        await obtain_model("https://127.0.0.1:1/x.pte")
+    with pytest.raises(ModelError, match="unknown model"):
+        await obtain_model("nonsense")
+    path.write_bytes(b"<html>")
+    with pytest.raises(ModelError, match="not an ExecuTorch program"):
+        await obtain_model(path)
+
+
+@pytest.mark.parametrize("name", ["selfie", "file:///x.pte"])
+def test_only_what_was_fetched_is_removed(name: str) -> None:
+    with pytest.raises(ModelError, match=r"cannot be removed|not in the cache"):
+        remove_model(name)
 
 
 def test_a_missing_file_is_told(tmp_path: Path) -> None:
@@ -58,7 +202,9 @@ def test_a_card_beside_the_file_is_read(tmp_path: Path) -> None:
         ("name='x'\ncolour='red'", "colour: Extra inputs"),
         ("name='x'\nstd=[0.0,1.0,1.0]", "std must be above 0"),
         ("name='x'\nlabels=['A','A']", "labels must be different"),
-        ("labels=['A']", "name: Field required"),
+        ("labels=['A']", "name: is missing"),
+        ("name='x'\nlabels='vox'", "no label set 'vox': choose selfie, voc, coco"),
+        ("name='x'\nlabels=3", "labels: "),
         ("name=", "not valid TOML"),
     ],
 )

@@ -47,3 +47,44 @@ def test_probabilities_stay_within_their_range() -> None:
 
     assert masks[0, 0] == pytest.approx([0.0, 1.0])
     assert masks[1, 0] == pytest.approx([1.0, 0.0])
+
+
+@pytest.mark.parametrize("channels", [2, 3, 21, 256])
+def test_it_equals_torch_on_any_maps(channels: int) -> None:
+    random = np.random.default_rng(channels)
+    maps = random.normal(0, 8, (channels, 9, 7)).astype(np.float32)
+    maps[:, 4:] = random.integers(0, 3, (channels, 5, 7))  # many are equal
+    wanted = tuple(int(index) for index in random.permutation(channels)[:5])
+
+    masks, classes = results(maps, "logits", wanted)
+
+    np.testing.assert_array_equal(classes, maps.argmax(axis=0))
+    expected = torch.softmax(torch.from_numpy(maps).double(), dim=0)[list(wanted)]
+    np.testing.assert_allclose(masks, expected, atol=1e-6)
+
+
+def test_over_256_classes_keep_their_index() -> None:
+    maps = np.random.default_rng(0).normal(size=(400, 4, 4)).astype(np.float32)
+    class_map = torch.zeros((4, 4), dtype=torch.int32)
+
+    write_result(torch.from_numpy(maps), "logits", (), torch.zeros((0, 4, 4)), class_map)
+
+    np.testing.assert_array_equal(class_map, maps.argmax(axis=0))
+
+
+def test_a_class_may_be_asked_for_twice() -> None:
+    maps = np.random.default_rng(0).normal(size=(3, 4, 4)).astype(np.float32)
+
+    masks, _ = results(maps, "logits", (2, 0, 2))
+
+    np.testing.assert_array_equal(masks[0], masks[2])
+    assert not np.array_equal(masks[0], masks[1])
+
+
+def test_probabilities_of_several_channels_are_kept() -> None:
+    maps = np.array([0.2, 0.7, 0.1], np.float32).reshape(3, 1, 1)
+
+    masks, classes = results(maps, "probability", (2, 1))
+
+    assert masks[:, 0, 0] == pytest.approx([0.1, 0.7])
+    assert classes[0, 0] == 1

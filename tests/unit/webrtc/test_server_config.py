@@ -133,3 +133,24 @@ async def test_metrics_page_has_pipelines_and_sessions() -> None:
         "streamseg_rooms 1.0",
     ):
         assert f"{line}\n" in text
+
+
+@pytest.mark.parametrize(
+    ("options", "shown"),
+    [
+        ({"name": "blur", "strength": 70}, {"name": "blur", "options": {"strength": 70}}),
+        (
+            {"name": "replace", "background": "navy"},
+            {"name": "replace", "options": {"background": "navy"}},
+        ),
+        (
+            {"name": "replace", "background": "private/beach.jpg", "fit": "cover"},
+            {"name": "replace", "options": {"fit": "cover"}},
+        ),
+    ],
+)
+def test_page_is_told_what_a_call_begins_with_but_no_path(
+    options: dict[str, Any], shown: dict[str, Any]
+) -> None:
+    overrides = {f"effect.{name}": value for name, value in options.items()}
+    assert server_options(load_serve_config(None, overrides)).effect == shown

@@ -1,0 +1,175 @@
+"""SemanticSegmenter: the class of every pixel of a still picture.
+
+async with await SemanticSegmenter.load("selfie") as segmenter:
+    result = await segmenter.forward("portrait.jpg", ["SELFIE"])
+    result.ARGMAX, result.SELFIE            # int32 and float32, in the picture's size
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Generic, Literal, Never, Self, overload
+
+import numpy as np
+from anyio import to_thread
+from typing_extensions import TypeVar
+
+from streamseg.errors import ConfigError, InvalidUserInputError
+from streamseg.runtime.classes import choose_classes
+from streamseg.tasks.base import StillTask
+from streamseg.tasks.fitting import enlarge_classes, enlarge_mask
+from streamseg.tasks.labels import SelfieLabel, SelfieModel, VocLabel, VocModel
+from streamseg.tasks.semantic_result import SemanticResult
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from streamseg.models.card import Model
+    from streamseg.runtime.pool import ModelResult
+    from streamseg.tasks.blocking import BlockingSemanticSegmenter
+    from streamseg.tasks.images import ImageSource, Picture
+
+__all__ = ["SemanticSegmenter"]
+
+_MAX_BYTES = 4 << 30  # of one result
+
+LabelT = TypeVar("LabelT", bound=str, default=Any)
+AskedT = TypeVar("AskedT", bound=str)
+
+
+class SemanticSegmenter(StillTask, Generic[LabelT]):
+    """A model that gives a class to every pixel. See ``StillTask`` for its arguments and state.
+
+    Example::
+
+        async with await SemanticSegmenter.load("selfie") as segmenter:
+            result = await segmenter.forward("portrait.jpg", ["SELFIE"])
+            result.ARGMAX, result.SELFIE  # int32 and float32, in the picture's size
+    """
+
+    task = "semantic-segmentation"
+    raw = False
+
+    # A type checker knows the labels of the models that have a name.
+    if TYPE_CHECKING:
+
+        @overload
+        @classmethod
+        async def load(
+            cls, model: SelfieModel, **options: Any
+        ) -> SemanticSegmenter[SelfieLabel]: ...
+        @overload
+        @classmethod
+        async def load(cls, model: VocModel, **options: Any) -> SemanticSegmenter[VocLabel]: ...
+        @overload
+        @classmethod
+        async def load(cls, model: str | Path | Model, **options: Any) -> Self: ...
+        @classmethod
+        async def load(cls, model: Any, **options: Any) -> Any:
+            """See ``StillTask.load``."""
+
+    @classmethod
+    def blocking(cls, model: str | Path | Model, **options: Any) -> BlockingSemanticSegmenter:
+        """Return the same object for code without an event loop, with its model loaded.
+
+        Args:
+            model: See ``StillTask``.
+            options: As for ``load``.
+
+        Raises:
+            StreamsegError: As ``open``.
+        """
+        from streamseg.tasks.blocking import BlockingSemanticSegmenter
+
+        return BlockingSemanticSegmenter(lambda: cls.load(model, **options))
+
+    @overload
+    async def forward(
+        self, image: ImageSource, *, resize_to_input: bool = True
+    ) -> SemanticResult[Never]: ...
+    @overload
+    async def forward(
+        self,
+        image: ImageSource,
+        classes_of_interest: Literal["all"],
+        resize_to_input: bool = True,
+    ) -> SemanticResult[LabelT]: ...
+    @overload
+    async def forward(
+        self,
+        image: ImageSource,
+        classes_of_interest: Sequence[AskedT],
+        resize_to_input: bool = True,
+    ) -> SemanticResult[AskedT]: ...
+    async def forward(
+        self,
+        image: ImageSource,
+        classes_of_interest: Sequence[str] = (),
+        resize_to_input: bool = True,
+    ) -> SemanticResult[Any]:
+        """Return the class of every pixel.
+
+        Softmax comes first, then resizing. A model of one channel returns the probability of its
+        first label; its second one is the rest.
+
+        Args:
+            image: See ``load_image``.
+            classes_of_interest: Labels whose probabilities are wanted, in any case, or ``"all"``.
+            resize_to_input: Whether the arrays have the picture's size (classes by the nearest
+                value, probabilities bilinearly) instead of the model's.
+
+        Returns:
+            ``ARGMAX``, and an array for each label asked for.
+
+        Raises:
+            ModuleNotLoadedError: If the model is not loaded.
+            ModelGeneratingError: If another call is running, without ``queue``.
+            InvalidUserInputError: If the model has no such label, or the picture is none.
+            FileReadFailedError: If the picture cannot be read.
+            WorkerError: If the model's process failed.
+        """
+        async with self._turn():
+            classes = _indices(self.labels, classes_of_interest)
+            picture, result = await self._run(image, classes)
+            if resize_to_input:
+                return await to_thread.run_sync(self._finish, result, classes, picture)
+            return self._finish(result, classes, None)
+
+    def _finish(
+        self, result: ModelResult, classes: tuple[int, ...], picture: Picture | None
+    ) -> SemanticResult[Any]:
+        class_map, masks = result.class_map, list(result.masks)
+        assert class_map is not None
+        if picture is not None:
+            _check_memory(len(masks), picture.size)
+            class_map = enlarge_classes(class_map, self.card, picture.size)
+            masks = [enlarge_mask(mask, self.card, picture.size) for mask in masks]
+        labels = self.labels
+        return SemanticResult(
+            class_map.astype(np.int32),
+            {labels[index]: mask for index, mask in zip(classes, masks, strict=True)},
+            labels=labels,
+            model_ms=result.model_ms,
+        )
+
+
+def _check_memory(count: int, size: tuple[int, int]) -> None:
+    if count * size[0] * size[1] * 4 > _MAX_BYTES:
+        raise InvalidUserInputError(
+            f"{count} classes of {size[1]}x{size[0]} pixels take over {_MAX_BYTES >> 30} GiB: "
+            "ask for fewer, or with resize_to_input=False"
+        )
+
+
+def _indices(labels: tuple[str, ...], wanted: Sequence[str]) -> tuple[int, ...]:
+    """Return the indices of the wanted labels, each once."""
+    if isinstance(wanted, str) and wanted != "all":
+        raise InvalidUserInputError(
+            f"classes_of_interest is {wanted!r}, expected a list of labels, or 'all'"
+        )
+    if not all(isinstance(label, str) for label in wanted):
+        raise InvalidUserInputError(f"classes_of_interest is {wanted!r}, expected labels as text")
+    try:
+        return tuple(dict.fromkeys(choose_classes(labels, wanted)))
+    except ConfigError as exc:
+        raise InvalidUserInputError(str(exc)) from exc

@@ -1,0 +1,199 @@
+"""``streamseg segment`` and ``streamseg classify`` on real pictures, with real model processes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import av
+import cv2
+import numpy as np
+import PIL.Image
+import pytest
+from pycocotools import mask as coco
+from pycocotools.coco import COCO
+
+from tests.support.command import Command, one_line
+
+pytestmark = pytest.mark.integration
+
+SAMPLE = Path(__file__).parents[1] / "media" / "sample.mp4"
+SUBJECT, CORNER = (slice(150, 170), slice(300, 330)), (slice(0, 40), slice(0, 40))
+
+
+@pytest.fixture(scope="module")
+def frames() -> list[np.ndarray]:
+    with av.open(str(SAMPLE)) as container:
+        return [frame.to_ndarray(format="bgr24") for frame in container.decode(video=0)]
+
+
+@pytest.fixture
+def folder(tmp_path: Path, frames: list[np.ndarray]) -> Path:
+    """Two pictures, one of them in a folder within, and a file that is no picture."""
+    made = tmp_path / "in"
+    (made / "more").mkdir(parents=True)
+    cv2.imwrite(str(made / "a.png"), frames[10])
+    cv2.imwrite(str(made / "more" / "b.jpg"), frames[40])
+    (made / "notes.txt").write_text("not looked at")
+    return made
+
+
+def test_segment_writes_the_mask_of_a_picture(streamseg: Command, folder: Path) -> None:
+    result = streamseg("segment", folder / "a.png")
+
+    assert result.code == 0, result.err
+    assert result.out.strip() == str(folder / "a_mask.png")
+    mask = cv2.imread(str(folder / "a_mask.png"), cv2.IMREAD_UNCHANGED)
+    assert mask.shape == (360, 640)
+    assert mask[CORNER].max() < 30
+    assert mask[SUBJECT].min() > 225
+    one_line(streamseg("segment", folder / "a.png"), 1, "exists", "--overwrite")
+    assert streamseg("segment", folder / "a.png", "--overwrite").code == 0
+
+
+def test_a_bad_picture_does_not_stop_the_rest(
+    streamseg: Command, folder: Path, tmp_path: Path
+) -> None:
+    (folder / "aa.png").write_bytes(b"no picture at all")
+    (folder / "empty.jpg").touch()
+
+    for form, ending in (("png", "_blur.png"), ("json", "_masks.json")):
+        effect = ("--effect", "blur") if form == "png" else ()
+        result = streamseg(
+            "segment", folder, "missing.png", "-o", tmp_path / form, "--format", form, *effect
+        )
+
+        assert result.code == 1
+        lines = result.err.strip().splitlines()
+        assert len(lines) == 3, result.err
+        for name in ("aa.png", "empty.jpg", "missing.png"):
+            assert sum(name in line for line in lines) == 1, result.err
+        written = sorted(path for path in (tmp_path / form).rglob("*") if path.is_file())
+        assert written == [tmp_path / form / f"a{ending}", tmp_path / form / f"more/b{ending}"]
+        assert result.out.splitlines() == [str(path) for path in written]
+
+
+# pycocotools gives numpy 2 an object that it deprecates
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+def test_formats_agree_with_each_other(streamseg: Command, folder: Path, tmp_path: Path) -> None:
+    out, classes = tmp_path / "out", ("--classes", "selfie")
+    for form in ("npz", "json", "coco"):
+        target = tmp_path / "all.json" if form == "coco" else out
+        result = streamseg("segment", folder, "-o", target, "--format", form, *classes)
+        assert result.code == 0, result.err
+    arrays = np.load(out / "a_masks.npz")
+    assert arrays["ARGMAX"].dtype == np.int32
+    inside = arrays["ARGMAX"] == 0
+    # One was enlarged by the nearest value, the other one smoothly.
+    assert np.mean(inside == (arrays["SELFIE"] > 0.5)) > 0.98
+    assert inside[SUBJECT].all()
+    assert not inside[CORNER].any()
+
+    record = json.loads((out / "a_masks.json").read_text())
+    assert record["size"] == [360, 640]
+    (found,) = record["found"]
+    assert found["label"] == "SELFIE"
+    assert found["pixels"] == inside.sum()
+    assert found["score"] == pytest.approx(arrays["SELFIE"][inside].mean(), abs=1e-4)
+    assert np.array_equal(coco.decode(found["mask"]).astype(bool), inside)
+    x, y, width, height = map(int, found["bbox"])
+    assert inside[y : y + height, x : x + width].sum() == inside.sum()
+
+    annotations = COCO(tmp_path / "all.json")
+    assert [image["file_name"] for image in annotations.imgs.values()] == [
+        str(folder / "a.png"),
+        str(folder / "more" / "b.jpg"),
+    ]
+    (annotation,) = annotations.loadAnns(annotations.getAnnIds(imgIds=[1]))
+    assert np.array_equal(annotations.annToMask(annotation).astype(bool), inside)
+    assert annotations.loadCats(annotation["category_id"])[0]["name"] == "SELFIE"
+    assert annotation["area"] == inside.sum()
+
+
+def test_all_classes_as_a_picture_of_indices(
+    streamseg: Command, folder: Path, models: Path, tmp_path: Path
+) -> None:
+    arguments = ("segment", folder / "a.png", "--model", models / "classes.pte", "--classes", "all")
+    result = streamseg(*arguments, "-o", tmp_path / "index.png")
+    assert result.code == 0, result.err
+    assert streamseg(*arguments, "-o", tmp_path / "arrays.npz", "--format", "npz").code == 0
+
+    image = PIL.Image.open(tmp_path / "index.png")
+    arrays = np.load(tmp_path / "arrays.npz")
+    assert image.mode == "P"
+    assert np.array_equal(np.asarray(image), arrays["ARGMAX"])
+    colours = {tuple(image.getpalette()[3 * index : 3 * index + 3]) for index in range(3)}
+    assert len(colours) == 3
+    assert [name for name in arrays if name.startswith("CLASS")] == [
+        "CLASS_0",
+        "CLASS_1",
+        "CLASS_2",
+    ]
+
+
+def test_patterns_and_repeated_names_give_each_picture_once(
+    streamseg: Command, folder: Path, tmp_path: Path
+) -> None:
+    names = (folder / "*.png", folder / "a.png", folder)
+    result = streamseg("segment", *names, "-o", tmp_path / "out", "--json")
+
+    assert result.code == 0, result.err
+    assert result.json["results"] == {
+        str(folder / "a.png"): str(tmp_path / "out" / "a_mask.png"),
+        str(folder / "more" / "b.jpg"): str(tmp_path / "out" / "more" / "b_mask.png"),
+    }
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("nothing.png",), ("nothing.png", "no such picture")),
+        (("{folder}/a.png", "--classes", "selfy"), ("selfy", "did you mean 'SELFIE'")),
+        (("{folder}/a.png", "--classes", "all,selfie"), ("--classes",)),
+        (("{folder}/a.png", "--format", "json", "--effect", "blur"), ("--format json",)),
+        (("{folder}/a.png", "--model", "selfy"), ("selfy", "selfie")),
+        (("{folder}/a.png", "{folder}/a.jpg", "-o", "{folder}/out"), ("both",)),
+        (("{folder}/*.png", "-o", "{folder}/notes.txt/x"), ("notes.txt", "folder")),
+    ],
+)
+def test_what_cannot_be_is_one_line(
+    streamseg: Command, folder: Path, arguments: tuple[str, ...], words: tuple[str, ...]
+) -> None:
+    (folder / "a.jpg").write_bytes((folder / "more" / "b.jpg").read_bytes())
+    before = sorted(folder.rglob("*"))
+
+    result = streamseg("segment", *(argument.format(folder=folder) for argument in arguments))
+
+    one_line(result, 2, *words)
+    assert sorted(folder.rglob("*")) == before
+
+
+def test_a_model_of_another_task_is_one_line(
+    streamseg: Command, folder: Path, models: Path
+) -> None:
+    one_line(streamseg("classify", folder, "--model", "selfie"), 2, "selfie", "classification")
+    program = folder / "classifier.pte"
+    program.write_bytes((models / "classifier.pte").read_bytes())
+    program.with_suffix(".toml").write_text('name = "mine"\ntask = "classification"\n')
+    for form in ("png", "json"):
+        result = streamseg("segment", folder / "a.png", "--model", program, "--format", form)
+        one_line(result, 2, "mine", "classification")
+
+
+def test_classify_prints_the_best_labels(streamseg: Command, folder: Path, models: Path) -> None:
+    program = folder / "classifier.pte"
+    program.write_bytes((models / "classifier.pte").read_bytes())
+    program.with_suffix(".toml").write_text(
+        'name = "mine"\ntask = "classification"\nlabels = ["A", "B", "C"]\n'
+    )
+    result = streamseg("classify", folder, "--model", program, "--top", "2", "--json")
+
+    assert result.code == 0, result.err
+    assert list(result.json["results"]) == [str(folder / "a.png"), str(folder / "more" / "b.jpg")]
+    for labels in result.json["results"].values():
+        assert len(labels) == 2
+        assert labels[0][1] >= labels[1][1] > 0
+    shown = streamseg("classify", folder / "a.png", "--model", program, "--top", "1")
+    name, best = shown.out.splitlines()
+    assert name == str(folder / "a.png")
+    assert best.split()[2] == result.json["results"][name][0][0]
