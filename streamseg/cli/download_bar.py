@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from streamseg.redact import redact
+from streamseg.redact import redacted_url
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -38,7 +38,7 @@ class DownloadBar:
             disable=quiet or not console.is_terminal,
             transient=True,
         )
-        self._task = self._bar.add_task(escape(redact(name)), total=1.0)
+        self._task = self._bar.add_task(escape(redacted_url(name)), total=1.0)
         self._started = False
         self._over = False
 

@@ -25,6 +25,7 @@ from streamseg.monitoring.prometheus import MetricsServer
 from streamseg.monitoring.text import overlay_text
 from streamseg.monitoring.writer import StatisticsWriter
 from streamseg.pipeline import Pipeline
+from streamseg.redact import redacted_url
 from streamseg.runtime.segmenter import ModelSegmenter
 from streamseg.session.memory import MemoryTrimmer
 from streamseg.session.parts import (
@@ -342,7 +343,8 @@ class LiveSession:
         )
 
     def _tell_settings(self) -> None:
-        self.pipeline.settings = {"model": self.config.model.name, "effect": self.effect_name}
+        name = redacted_url(self.config.model.name)
+        self.pipeline.settings = {"model": name, "effect": self.effect_name}
 
     async def _obey(self) -> None:
         while True:
@@ -409,7 +411,7 @@ class LiveSession:
         """Change the model to this one, with the masks that these effects need."""
         await self.pipeline.use_segmenter(_segmenter(config, model, *effects))
         self._model = model
-        _log.info("model is %s", config.model.name)
+        _log.info("model is %s", redacted_url(config.model.name))
 
     def _overlay(self) -> str:
         return overlay_text(self.pipeline.statistics())

@@ -14,6 +14,7 @@ from streamseg.errors import ConfigError, StreamsegError
 from streamseg.flow import FlowLimit
 from streamseg.masks.motion import MotionCompensation
 from streamseg.pipeline import Pipeline
+from streamseg.redact import redacted_url
 from streamseg.session.parts import NO_EFFECT, check_effect, mask_filters
 from streamseg.webrtc.adapting_source import AdaptingSource, usage
 
@@ -121,7 +122,8 @@ class SessionPipeline:
         else:
             # Without an effect frames are shown as they are: asked for, unlike a missing mask.
             self._pipeline.effect = None if self._name == NO_EFFECT else self._effect
-        self._pipeline.settings = {"model": self._config.model.name, "effect": self._name}
+        model = redacted_url(self._config.model.name)
+        self._pipeline.settings = {"model": model, "effect": self._name}
 
     def statistics(self) -> PipelineStatistics:
         """Return the counters of this moment; never waits."""

@@ -18,6 +18,7 @@ import anyio.to_thread
 from streamseg.abc import Resource
 from streamseg.effects.registry import create_effect
 from streamseg.errors import ConfigError, SourceOpenError, StreamsegError
+from streamseg.redact import redacted_url
 from streamseg.runtime.sharing import SharedModel
 from streamseg.session.memory import MemoryKeeper
 from streamseg.session.parts import (
@@ -207,7 +208,10 @@ class ServeSession(Resource):
             elapsed_s=time.monotonic() - self._started_s,
             loop_lag=self._lag.times(),
             worker_restarts=model.pool.statistics().restarts,
-            settings={"model": self.config.model.name, "effect": self.config.effect.name},
+            settings={
+                "model": redacted_url(self.config.model.name),
+                "effect": self.config.effect.name,
+            },
         )
 
     @contextmanager

@@ -88,8 +88,14 @@ class PanopticSegmenter(StillTask):
             wanted = self._wanted_subtask(subtask)
             picture = await load_image(image, max_pixels=self._max_pixels, timeout_s=timeout_s)
             _, result = await self._run(picture.pixels)
+            # Seconds for a large picture and many classes: whoever cancels does not wait for it.
             return await to_thread.run_sync(
-                self._finish, result.raw, picture, wanted, thresholds or Thresholds()
+                self._finish,
+                result.raw,
+                picture,
+                wanted,
+                thresholds or Thresholds(),
+                abandon_on_cancel=True,
             )
 
     def _wanted_subtask(self, subtask: str | None) -> Subtask:

