@@ -16,6 +16,7 @@ import anyio
 import anyio.to_thread
 
 from streamseg.abc import Resource
+from streamseg.config import EffectConfig
 from streamseg.effects.registry import create_effect
 from streamseg.errors import ConfigError, SourceOpenError, StreamsegError
 from streamseg.redact import redacted_url
@@ -33,7 +34,7 @@ from streamseg.session.serve_config import server_options
 from streamseg.session.serve_metrics import merge_statistics, render_server
 from streamseg.session.turns import labels_for
 from streamseg.telemetry import LoopLagMonitor, PipelineStatistics
-from streamseg.webrtc.choices import offered_effects
+from streamseg.webrtc.choices import servable_effects, with_files
 from streamseg.webrtc.server import Server
 
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ class ServeSession(Resource):
         make_peer: PeerFactory | None = None,
         on_download: Callable[[float], None] | None = None,
     ) -> None:
-        self.config = config
+        self.config = config.model_copy(update={"effect": _with_files(config.effect)})
         self._on_download = on_download
         self._make_peer = make_peer
         self._stack = AsyncExitStack()
@@ -130,9 +131,9 @@ class ServeSession(Resource):
     def _make_model(self, model: Model) -> SharedModel:
         config = self.config
         name = config.effect.name
-        if name not in offered_effects():
+        if name not in servable_effects():
             raise ConfigError(
-                f"effect {name!r} cannot be served: expected one of {', '.join(offered_effects())}"
+                f"effect {name!r} cannot be served: expected one of {', '.join(servable_effects())}"
             )
         effect = create_effect(name, config.effect.options)
         check_effect(name, effect, model.card)
@@ -235,6 +236,10 @@ class ServeSession(Resource):
         return await render_server(
             self.statistics(), server.counts(), server.rooms, accept, adaptations=adaptations
         )
+
+
+def _with_files(effect: EffectConfig) -> EffectConfig:
+    return EffectConfig(name=effect.name, **with_files(effect.name, effect.options))
 
 
 async def run_server(

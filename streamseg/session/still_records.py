@@ -15,7 +15,7 @@ import numpy as np
 
 from streamseg.errors import InvalidUserInputError
 from streamseg.masks.rle import encode_rle
-from streamseg.sinks.target import Target
+from streamseg.sinks.target import Protected, Target
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -32,6 +32,7 @@ __all__ = [
     "Region",
     "of_instances",
     "of_semantic",
+    "write_bytes",
     "write_json",
     "write_npz",
     "write_palette_png",
@@ -162,7 +163,7 @@ def write_palette_png(target: Path, found: Found, *, overwrite: bool) -> None:
     image.putpalette([value for colour in colours for value in colour])
     content = io.BytesIO()
     image.save(content, "PNG")
-    _write(target, content.getvalue(), overwrite=overwrite)
+    write_bytes(target, content.getvalue(), overwrite=overwrite, protected=(found.source,))
 
 
 def write_npz(target: Path, found: Found, *, overwrite: bool) -> None:
@@ -182,7 +183,7 @@ def write_npz(target: Path, found: Found, *, overwrite: bool) -> None:
         arrays["masks"] = np.array([region.mask for region in found.regions], np.bool_)
     content = io.BytesIO()
     np.savez_compressed(content, **arrays)
-    _write(target, content.getvalue(), overwrite=overwrite)
+    write_bytes(target, content.getvalue(), overwrite=overwrite, protected=(found.source,))
 
 
 def write_json(target: Path, found: Found, *, overwrite: bool) -> None:
@@ -207,7 +208,8 @@ def write_json(target: Path, found: Found, *, overwrite: bool) -> None:
             for region in found.regions
         ],
     }
-    _write(target, json.dumps(record).encode() + b"\n", overwrite=overwrite)
+    content = json.dumps(record).encode() + b"\n"
+    write_bytes(target, content, overwrite=overwrite, protected=(found.source,))
 
 
 class CocoFile:
@@ -217,14 +219,17 @@ class CocoFile:
         path: The file.
         model: The model's name.
         overwrite: Whether an existing file is replaced.
+        protected: Files that are never replaced: the pictures.
 
     Raises:
         SinkOpenError: If it cannot be written.
     """
 
-    def __init__(self, path: Path, model: str, *, overwrite: bool) -> None:
+    def __init__(
+        self, path: Path, model: str, *, overwrite: bool, protected: Sequence[Path]
+    ) -> None:
         self._target = Target(path, overwrite=overwrite)
-        self._target.check()
+        self._target.check(Protected(protected))
         self._model = model
         self._images: list[dict[str, Any]] = []
         self._annotations: list[dict[str, Any]] = []
@@ -277,9 +282,22 @@ def _box(mask: NDArray[np.bool_]) -> tuple[float, float, float, float]:
     )
 
 
-def _write(path: Path, content: bytes, *, overwrite: bool) -> None:
+def write_bytes(
+    path: Path, content: bytes, *, overwrite: bool, protected: Sequence[str | Path]
+) -> None:
+    """Write a file, whole or not at all.
+
+    Args:
+        path: The file.
+        content: What it will hold.
+        overwrite: Whether an existing file is replaced.
+        protected: Files that are never replaced: what is being read.
+
+    Raises:
+        SinkError: If it cannot be written.
+    """
     target = Target(path, overwrite=overwrite)
-    target.check()
+    target.check(Protected(protected))
     _put(target, content)
 
 

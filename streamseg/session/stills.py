@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 import anyio
 import anyio.to_thread
 
-from streamseg.errors import InvalidConfigError, ModelError, SinkOpenError, StreamsegError
+from streamseg.errors import InvalidConfigError, SinkOpenError, StreamsegError
+from streamseg.downloads.locations import is_remote
 from streamseg.models.registry import obtain_model
-from streamseg.session.parts import mask_filters, wanted_by
+from streamseg.session.still_effects import check_picture_name, effect_on_pictures
 from streamseg.session.still_records import CocoFile, write_json, write_npz, write_palette_png
 
 if TYPE_CHECKING:
@@ -77,17 +78,26 @@ async def segment_pictures(
     Raises:
         StreamsegError: If the model cannot be used, or nothing can be written where it should be.
     """
-    model = await obtain_model(config.model.name, on_progress=on_progress)
+    effect = form == "png" and tuple(classes) != ("all",)
+    for item in plan.items:
+        if effect and item.target is not None:
+            check_picture_name(item.target)
+    model = await _obtain(config.model.name, on_progress)
     await anyio.to_thread.run_sync(_make_folders, plan)
     report = StillReport()
-    if form == "png" and tuple(classes) != ("all",):
+    if effect:
         await _apply_effect(plan, config, model, classes, report, on_done)
         return report
     overwrite = config.output.overwrite
     async with _finder(model, config, classes) as find:
         if form == "coco":
             assert single is not None
-            coco = CocoFile(single, model.card.name, overwrite=overwrite)
+            coco = CocoFile(
+                single,
+                model.card.name,
+                overwrite=overwrite,
+                protected=[item.source for item in plan.items],
+            )
 
             async def annotate(item: Item) -> str:
                 found = await find(item.source)
@@ -134,13 +144,29 @@ async def classify_pictures(
     from streamseg.tasks.classifier import Classifier
 
     report = StillReport()
-    async with await Classifier.load(model, threads=threads, on_progress=on_progress) as classifier:
+    loaded = await _obtain(model, on_progress)
+    async with await Classifier.load(loaded, threads=threads) as classifier:
 
         async def one(item: Item) -> list[tuple[str, float]]:
             return (await classifier.forward(item.source)).top_k(top)
 
         await _each(plan, one, report, on_done)
     return report
+
+
+async def _obtain(name: str | Path, on_progress: Callable[[float], None] | None) -> Model:
+    """Return a model by name, address or path, also one of TensorFlow Lite, which is converted.
+
+    Raises:
+        ModelError: If it cannot be had.
+    """
+    text = str(name)
+    if text.lower().endswith(".tflite") and not is_remote(text):
+        # Converted in a process of its own: PyTorch is not imported here.
+        from streamseg.convert._tflite_store import converted
+
+        return await converted(text)
+    return await obtain_model(name, on_progress=on_progress)
 
 
 async def _each(
@@ -196,46 +222,12 @@ async def _apply_effect(
     report: StillReport,
     on_done: Callable[[Path, str | None], None],
 ) -> None:
-    """Give every picture to a pipeline of its own; all have one model."""
-    from streamseg.effects.registry import create_effect
-    from streamseg.pipeline import Pipeline
-    from streamseg.runtime.pool import WorkerPool
-    from streamseg.runtime.sharing import SharedModel
-    from streamseg.sinks.file import FileSink
-    from streamseg.sources.file import FileSource
-
-    if model.card.task != "semantic-segmentation":
-        raise ModelError(
-            f"{model.card.name} is a model for {model.card.task}: "
-            "use --format json, npz or coco, or choose a model that segments into classes"
-        )
-    options = dict(config.effect.options)
-    if classes:
-        options["subject"] = list(classes)
-
-    def effect() -> Any:
-        return create_effect(config.effect.name, options)
-
-    pool = WorkerPool(
-        model,
-        threads=config.model.threads or None,
-        timeout_s=config.model.timeout_s,
-        labels=wanted_by(await anyio.to_thread.run_sync(effect)),
-    )
-    async with SharedModel(pool) as shared:
-        await shared.wait_loaded()
+    """Write the effect of every picture; all have one model."""
+    async with effect_on_pictures(model, config, classes) as apply:
 
         async def one(item: Item) -> str:
             assert item.target is not None
-            pipeline = Pipeline(
-                FileSource(item.source),
-                segmenter=shared.segmenter(),
-                mask_filters=mask_filters(config.mask),
-                effect=await anyio.to_thread.run_sync(effect),
-                sinks=[FileSink(item.target, overwrite=config.output.overwrite)],
-            )
-            async with pipeline:
-                await pipeline.run()
+            await apply(item.source, item.target)
             return str(item.target)
 
         await _each(plan, one, report, on_done)

@@ -47,16 +47,17 @@ def check_size(height: int, width: int, max_pixels: int, name: str = "the pictur
         )
 
 
-def decode(data: bytes, name: str, max_pixels: int) -> NDArray[np.uint8]:
+def decode(data: bytes, name: str, max_pixels: int, *, alpha: bool = False) -> NDArray[np.uint8]:
     """Decode the first picture of a file.
 
     Args:
         data: The file.
         name: For messages.
         max_pixels: A header that promises more is refused before anything is decoded.
+        alpha: Whether transparency is kept, where the picture has it, instead of ignored.
 
     Returns:
-        (H, W, 3) uint8 RGB, upright.
+        (H, W, 3) uint8 RGB, upright; (H, W, 4) RGBA with ``alpha``.
 
     Raises:
         FileReadFailedError: If it is no picture, or damaged.
@@ -78,13 +79,15 @@ def decode(data: bytes, name: str, max_pixels: int) -> NDArray[np.uint8]:
     except Exception as exc:  # a damaged file can make a decoder raise anything
         raise FileReadFailedError(f"{name}: the picture is damaged: {_text(exc)}") from exc
     with image:
-        return from_pillow(image, max_pixels, name)
+        return from_pillow(image, max_pixels, name, alpha=alpha)
 
 
 def from_pillow(
-    image: Image.Image, max_pixels: int, name: str = "the picture"
+    image: Image.Image, max_pixels: int, name: str = "the picture", *, alpha: bool = False
 ) -> NDArray[np.uint8]:
     """Return a Pillow image's current picture: (H, W, 3) uint8 RGB, turned as its EXIF says.
+
+    With ``alpha`` it is (H, W, 4) RGBA where it has transparency.
 
     Raises:
         FileReadFailedError: If it is damaged; Pillow decodes when the samples are asked for.
@@ -92,14 +95,14 @@ def from_pillow(
     """
     check_size(image.height, image.width, max_pixels, name)
     try:
-        return _upright_rgb(image)
+        return _upright_rgb(image, alpha)
     except InvalidUserInputError as exc:
         raise InvalidUserInputError(f"{name}: {exc}") from exc
     except Exception as exc:  # a damaged file can make a decoder raise anything
         raise FileReadFailedError(f"{name}: the picture is damaged: {_text(exc)}") from exc
 
 
-def _upright_rgb(image: Image.Image) -> NDArray[np.uint8]:
+def _upright_rgb(image: Image.Image, alpha: bool) -> NDArray[np.uint8]:
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I;16"):
         # ``convert`` would cut off everything above 255.
@@ -109,6 +112,8 @@ def _upright_rgb(image: Image.Image) -> NDArray[np.uint8]:
         raise InvalidUserInputError(
             f"samples of 32 bits (mode {image.mode}) have no agreed range; convert it to 8 bits"
         )
+    if alpha and image.has_transparency_data:
+        return np.array(image.convert("RGBA"), np.uint8)
     if image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")  # or Pillow warns
     return np.array(image.convert("RGB"), np.uint8)

@@ -1,29 +1,54 @@
 """EffectChoice: an effect that somebody far away asks for.
 
-What a stranger says must not open a file of this machine. Of all options of all effects one names
-a file: the background of ``replace``. It is taken only as a colour, or as the name of a picture
-that was uploaded.
+What a stranger says must not open a file of this machine. So effects and options that strangers may
+name are listed here, one by one; whatever else there is, or will be, is the operator's. Of those
+listed one option names a file: the background of ``replace``. It is taken only as a colour, or as
+the name of a picture that was uploaded.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from streamseg.effects.colours import is_colour
-from streamseg.effects.registry import EFFECTS, option_names
+from streamseg.effects.registry import EFFECTS
 from streamseg.errors import ConfigError
 
 if TYPE_CHECKING:
     from streamseg.webrtc.uploads import Uploads
 
-__all__ = ["FILE_OPTIONS", "EffectChoice", "choose_effect", "offered_effects", "shown_effect"]
+__all__ = [
+    "FILE_OPTIONS",
+    "EffectChoice",
+    "choose_effect",
+    "offered_effects",
+    "servable_effects",
+    "shown_effect",
+    "with_files",
+]
 
 FILE_OPTIONS: frozenset[tuple[str, str]] = frozenset({("replace", "background")})
 """Effect and option for each option that can name a file."""
 
+_MASK = ("subject", "threshold", "feather")
+_SIDE = (*_MASK, "on")
+# Not among them: ``per-class``, whose options are other effects, as many as sixteen, each of which
+# costs as much as the effect alone; and ``cutout``, since no codec here carries alpha.
+_OFFERED: Mapping[str, tuple[str, ...]] = {
+    "none": ("subject",),
+    "blur": (*_SIDE, "strength"),
+    "replace": (*_SIDE, "background", "fit"),
+    "tint": (*_MASK, "strength", "colours", "contours", "legend", "objects"),
+    "pixelate": (*_SIDE, "strength"),
+    "grayscale": (*_SIDE, "strength"),
+    "mask": _MASK,
+    "labels": ("subject", "top", "least", "corner"),
+}
 _MAX_OPTIONS = 16
+_PLAIN = (str, int, float, bool, type(None))
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,11 +67,30 @@ class EffectChoice:
 
 
 def offered_effects() -> dict[str, tuple[str, ...]]:
-    """Return the effects that a stream can show, each with its options' names.
+    """Return the effects that strangers may choose, each with the options that they may set."""
+    return dict(_OFFERED)
 
-    One that makes a picture transparent is not among them: no codec here carries alpha.
+
+def servable_effects() -> tuple[str, ...]:
+    """Return the effects that an operator may configure: those that a stream can show."""
+    return tuple(name for name, kind in EFFECTS.items() if not kind.output_has_alpha)
+
+
+def with_files(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options of a configured effect, with a ``Path`` for each that names a file.
+
+    So it is known what must not be told to strangers when the effect cannot be made.
+
+    Args:
+        name: The effect.
+        options: As configured.
     """
-    return {name: option_names(name) for name, kind in EFFECTS.items() if not kind.output_has_alpha}
+    given = dict(options)
+    for effect, option in FILE_OPTIONS:
+        value = given.get(option)
+        if effect == name and isinstance(value, str) and value.strip() and not is_colour(value):
+            given[option] = Path(value)
+    return given
 
 
 def shown_effect(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -74,14 +118,20 @@ def choose_effect(name: str, options: Mapping[str, Any], uploads: Uploads) -> Ef
         uploads: The pictures that there are.
 
     Raises:
-        ConfigError: If there is no such effect or picture, or the background is neither a picture
-            nor a colour. The values of other options are the effect's to check.
+        ConfigError: If there is no such effect, option or picture to be had, an option is nested,
+            or the background is neither a picture nor a colour. The values of other options are the
+            effect's to check.
     """
-    offered = offered_effects()
-    if name not in offered:
-        raise ConfigError(f"there is no effect of this name: {', '.join(offered)} can be had")
+    if name not in _OFFERED:
+        raise ConfigError(f"there is no effect of this name: {', '.join(_OFFERED)} can be had")
     if len(options) > _MAX_OPTIONS:
         raise ConfigError(f"{len(options)} options are more than any effect has")
+    for option, value in options.items():
+        if option not in _OFFERED[name]:
+            takes = ", ".join(_OFFERED[name])
+            raise ConfigError(f"effect {name!r} has no such option here: it takes {takes}")
+        if not _is_flat(value):
+            raise ConfigError(f"{option} of effect {name!r} is nested: expected a plain value")
     resolved = dict(options)
     for effect, option in FILE_OPTIONS:
         if effect != name or option not in resolved:
@@ -96,3 +146,11 @@ def choose_effect(name: str, options: Mapping[str, Any], uploads: Uploads) -> Ef
                 "still there: upload it again"
             )
     return EffectChoice(name, resolved, dict(options))
+
+
+def _is_flat(value: Any) -> bool:
+    """Return whether a value is plain, or a list or table of plain ones; no option has more."""
+    inner = value.values() if isinstance(value, Mapping) else value
+    if isinstance(value, Mapping | list):
+        return all(isinstance(each, _PLAIN) for each in inner)
+    return isinstance(value, _PLAIN)

@@ -190,12 +190,16 @@ class WhepSource(Source):
         """Return a picture with its place on the line of all connections."""
         own, last = frame.pts, self._last
         assert own is not None
-        if self._moved is None:
+        if last is None:
             self._moved = (0, 0)
-            if last is not None:
-                assert last.pts is not None
+        else:
+            assert last.pts is not None
+            index = last.index + 1 - frame.index if self._moved is None else self._moved[1]
+            # Also where a sender's time went back, as when another one takes its place.
+            if self._moved is None or own + self._moved[0] <= last.pts:
                 gap = max(1, round((frame.captured_s - last.captured_s) * _CLOCK))
-                self._moved = (last.pts + gap - own, last.index + 1 - frame.index)
+                self._moved = (last.pts + gap - own, index)
+        assert self._moved is not None
         pts, index = self._moved
         frame.video.pts = own + pts  # nobody else has the picture yet
         if self._sound is not None:
@@ -269,6 +273,7 @@ class WhipSink(Sink):
         self._playing: AudioRelay | None = None
         self._again: asyncio.Task[Call | str] | None = None  # ended by aclose
         self._before = SinkStatistics()  # of the connections before, and between them
+        self._closed = False
 
     @property
     def _peer(self) -> Peer:
@@ -306,6 +311,8 @@ class WhipSink(Sink):
             anyio.ClosedResourceError: If it is closed or was never opened.
             SinkWriteError: If the connection ended and is not made again, or could not be.
         """
+        if self._closed:  # it must not begin to connect again
+            raise anyio.ClosedResourceError
         if self._again is not None and self._again.done():
             self._take(self._again.result())
         if reason := self._call.broke:
@@ -355,14 +362,15 @@ class WhipSink(Sink):
 
     async def aclose(self) -> None:
         """End the connection and tell the server."""
+        self._closed = True
         with anyio.CancelScope(shield=True):
             await self._peer.sink.aclose()
             again, self._again = self._again, None
             if again is not None:
                 again.cancel()
-                await asyncio.wait([again])
-                if not again.cancelled() and isinstance(again.result(), Call):
-                    await again.result().aclose()  # type: ignore[union-attr]
+                (made,) = await asyncio.gather(again, return_exceptions=True)
+                if isinstance(made, Call):
+                    await made.aclose()
             await self._call.aclose()
 
     @property

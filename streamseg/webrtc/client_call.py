@@ -65,7 +65,11 @@ class Call:
             RefusedError: If it does not come about.
         """
         peer = self.peer
-        offer = await peer.offer(sends=sends, receives=not sends)
+        try:
+            offer = await peer.offer(sends=sends, receives=not sends)
+        except OSError as exc:  # no descriptor or no port is left
+            words = exc.strerror or type(exc).__name__
+            raise RefusedError(f"a connection cannot be made: {words.lower()}") from exc
         answer = await self._session.begin(offer)
         try:
             await peer.take_answer(answer)

@@ -30,6 +30,10 @@ _QUEUED = 30
 # made they are what it begins with; later ones would take longer to decode than a keyframe is worth.
 _GROUP = 20
 _GROUP_S = KEYFRAME_S + 0.1
+# Keyframes that one viewer may have made in a row, and then in a second. They cost everybody who
+# shares the encoder, and who loses so much that it needs more of them sees nothing anyway.
+_ASKS = 6.0
+_ASKS_PER_S = 0.5
 _RATE_S = 1.5
 _SAME = 90_000  # 1/90000 s: one encoder is not so far behind another; more is a stream begun anew
 
@@ -65,6 +69,9 @@ class Subscription:
         self.next: Layer | None = None
         self.dropped: Counter[str] = Counter()
         self._wake = wake
+        self._clock = clock
+        self._asks_left, self._asks_s = _ASKS, clock()
+        self._asked_s = -1e9
         self._queue: deque[EncodedPicture] = deque()  # bounded by _QUEUED
         self._newest: EncodedPicture | None = None
         self._waiting = True  # for a keyframe
@@ -100,6 +107,19 @@ class Subscription:
             self._behind = False
             self.layer.ask_keyframe()
         return self._queue.popleft() if self._queue else None
+
+    def may_ask(self) -> bool:
+        """Note that the viewer asks for a keyframe; return whether it has not had too many."""
+        now = self._clock()
+        if now - self._asked_s < KEYFRAME_S:
+            return True  # the same one again: there is no other until then
+        self._asks_left = min(_ASKS, self._asks_left + (now - self._asks_s) * _ASKS_PER_S)
+        self._asks_s = now
+        if self._asks_left < 1:
+            return False
+        self._asks_left -= 1
+        self._asked_s = now
+        return True
 
     def close(self) -> None:
         """Let go what waits."""

@@ -42,6 +42,7 @@ class OutgoingVideo(MediaStreamTrack):
     def __init__(self) -> None:
         super().__init__()
         self.taken = 0
+        self._unsent = 0
         self._picture: av.VideoFrame | None = None  # one place: what is not taken yet gives way
         self._ready = asyncio.Event()
         self._encoder: H264Video | Vp8Video | None = None
@@ -55,7 +56,7 @@ class OutgoingVideo(MediaStreamTrack):
     def share(self, encoding: SharedEncoding) -> None:
         """Send what is encoded for all."""
         self._encoding = encoding
-        self._picture = None
+        self._let_go()
         self._ready.set()
 
     @property
@@ -70,8 +71,11 @@ class OutgoingVideo(MediaStreamTrack):
 
     @property
     def dropped(self) -> Mapping[str, int]:
-        """Shared pictures that did not go out, by cause."""
-        return {} if self._subscription is None else self._subscription.dropped
+        """Pictures that waited here and did not go out, by cause."""
+        dropped = Counter() if self._subscription is None else self._subscription.dropped.copy()
+        if self._unsent:
+            dropped["not connected"] += self._unsent
+        return dropped
 
     def put(self, picture: av.VideoFrame) -> bool:
         """Send a picture; return whether one that waited gave way for it."""
@@ -115,12 +119,16 @@ class OutgoingVideo(MediaStreamTrack):
     def stop(self) -> None:
         """End the track; who waits in ``recv`` is woken."""
         super().stop()
-        self._picture = None
+        self._let_go()
         if self._encoding is not None and self._subscription is not None:
             self._encoding.leave(self._subscription)
         if self._encoder is not None:
             self._encoder.on_bitrate = self._encoder.on_keyframe = None
         self._ready.set()
+
+    def _let_go(self) -> None:
+        self._unsent += self._picture is not None
+        self._picture = None
 
 
 class PeerSink(Sink):

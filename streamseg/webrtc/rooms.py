@@ -93,15 +93,16 @@ class Room:
         self.info: StreamInfo | None = None
         self.viewers: dict[Viewer, bool] = {}  # bounded by Rooms
         self.encoding = SharedEncoding()
-        self._welcomed: list[Viewer] = []  # before there was anything to see; bounded likewise
+        # Those who came before there was anything to see; some of the viewers.
+        self._welcomed: dict[Viewer, None] = {}
         self.ended = anyio.Event()
 
     async def begin(self, info: StreamInfo) -> None:
         """Say what the pictures are like; those who wait already are told."""
         self.info = info
-        for viewer in self._welcomed:
+        welcomed, self._welcomed = self._welcomed, {}
+        for viewer in welcomed:
             await self._open(viewer, info)
-        self._welcomed.clear()
 
     async def welcome(self, viewer: Viewer) -> None:
         """Let a viewer who has joined have what there is."""
@@ -111,7 +112,12 @@ class Room:
         if self.info is not None:
             await self._open(viewer, self.info)
         else:
-            self._welcomed.append(viewer)
+            self._welcomed[viewer] = None
+
+    def forget(self, viewer: Viewer) -> None:
+        """Let a viewer go, if it is one; its connection is not the room's business."""
+        self.viewers.pop(viewer, None)
+        self._welcomed.pop(viewer, None)
 
     async def _open(self, viewer: Viewer, info: StreamInfo) -> None:
         if viewer not in self.viewers:
@@ -250,7 +256,7 @@ class Rooms:
 
     def leave(self, room: Room, who: Publisher | Viewer) -> None:
         """Let somebody out; without its publisher the room is closed."""
-        room.viewers.pop(who, None)  # type: ignore[arg-type]  # a publisher is in no such place
+        room.forget(who)  # type: ignore[arg-type]  # a publisher is in no such place
         if room.publisher is who:
             if self._rooms.get(room.name) is room:
                 del self._rooms[room.name]

@@ -119,8 +119,11 @@ class SharedEncoding:
             self._plan()
 
     def ask_keyframe(self, viewer: Subscription) -> None:
-        """Have a keyframe made for a viewer, at most one in half a second for all."""
-        if viewer.layer is not None:
+        """Have a keyframe made for a viewer: at most one in half a second for all.
+
+        A viewer who goes on asking has six in a row, and then one in two seconds.
+        """
+        if viewer.layer is not None and viewer.may_ask():
             viewer.layer.ask_keyframe()
 
     def close(self) -> None:

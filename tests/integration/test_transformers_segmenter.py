@@ -32,8 +32,8 @@ LENIENT = Thresholds(score=0.1, mask=0.2, overlap=0.0)
 
 
 @pytest.fixture(scope="module")
-def detr(tmp_path_factory: pytest.TempPathFactory) -> Model:
-    return find_model(exported_models(tmp_path_factory.mktemp("transformers")) / "detr.pte")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
+    return find_model(exported_models(tmp_path_factory.mktemp("transformers")) / "maskformer.pte")
 
 
 def with_card(model: Model, **changes: object) -> Model:
@@ -42,9 +42,9 @@ def with_card(model: Model, **changes: object) -> Model:
 
 
 async def test_segments_have_ids_labels_and_masks_of_the_pictures_size(
-    detr: Model, assets: Path
+    model: Model, assets: Path
 ) -> None:
-    async with await PanopticSegmenter.load(detr) as segmenter:
+    async with await PanopticSegmenter.load(model) as segmenter:
         assert segmenter.subtasks == ("panoptic", "instance", "semantic")
         found = await segmenter.forward(assets / "media" / "astronaut.png", thresholds=LENIENT)
     assert found.ids.shape == (512, 512)
@@ -56,24 +56,22 @@ async def test_segments_have_ids_labels_and_masks_of_the_pictures_size(
         await segmenter.forward(assets / "media" / "astronaut.png")
 
 
-async def test_labels_that_the_card_fuses_share_an_id(detr: Model, assets: Path) -> None:
+async def test_labels_that_the_card_fuses_share_an_id(model: Model, assets: Path) -> None:
     path = assets / "media" / "astronaut.png"
-    async with await PanopticSegmenter.load(detr) as segmenter:
+    async with await PanopticSegmenter.load(model) as segmenter:
         apart = await segmenter.forward(path, thresholds=LENIENT)
     labels = [each.label_id for each in apart.segments]
     assert len(set(labels)) < len(labels)  # otherwise there is nothing to fuse
-    rule = MaskRule(family="detr", fused=detr.card.labels or ())
-    async with await PanopticSegmenter.load(with_card(detr, masks=rule)) as segmenter:
+    rule = MaskRule(family="maskformer", fused=model.card.labels or ())
+    async with await PanopticSegmenter.load(with_card(model, masks=rule)) as segmenter:
         fused = await segmenter.forward(path, thresholds=LENIENT)
-        instances = await segmenter.forward(path, "instance", thresholds=LENIENT)
     assert [each.label_id for each in fused.segments] == labels
     assert len({each.id for each in fused.segments}) == len(set(labels))
-    assert len({each.id for each in instances.segments}) == len(labels)  # these are never fused
 
 
-async def test_first_subtask_of_the_card_is_the_default(detr: Model, assets: Path) -> None:
-    rule = MaskRule(family="detr", subtasks=("semantic",))
-    async with await PanopticSegmenter.load(with_card(detr, masks=rule)) as segmenter:
+async def test_first_subtask_of_the_card_is_the_default(model: Model, assets: Path) -> None:
+    rule = MaskRule(family="maskformer", subtasks=("semantic",))
+    async with await PanopticSegmenter.load(with_card(model, masks=rule)) as segmenter:
         found = await segmenter.forward(assets / "media" / "astronaut.png")
         assert {each.score for each in found.segments} == {None}
         with pytest.raises(InvalidUserInputError, match="Subtask panoptic is not supported"):
@@ -84,29 +82,29 @@ async def test_first_subtask_of_the_card_is_the_default(detr: Model, assets: Pat
     ("changes", "message"),
     [
         ({"labels": ("sky", "dog")}, "has 2 labels in its card, but returns logits of 9 classes"),
-        ({"masks": MaskRule(family="detr", fused=("sea",))}, "fuses 'sea' in its card"),
+        ({"masks": MaskRule(family="maskformer", fused=("sea",))}, "fuses 'sea' in its card"),
         ({"task": "semantic-segmentation", "masks": None}, r"returns \[1, 8, 10\], expected"),
     ],
 )
 async def test_card_that_does_not_fit_the_model_is_refused(
-    detr: Model, changes: dict[str, object], message: str
+    model: Model, changes: dict[str, object], message: str
 ) -> None:
     with pytest.raises(InvalidModelOutputError, match=message):
-        await PanopticSegmenter.load(with_card(detr, **changes))
+        await PanopticSegmenter.load(with_card(model, **changes))
 
 
 async def test_model_of_maps_is_no_model_of_queries() -> None:
     selfie = find_model("selfie")
     wrong = with_card(
-        selfie, task="mask-classification", masks=MaskRule(family="detr"), labels=("a", "b")
+        selfie, task="mask-classification", masks=MaskRule(family="maskformer"), labels=("a", "b")
     )
     with pytest.raises(InvalidModelOutputError, match="expected class logits"):
         await PanopticSegmenter.load(wrong)
 
 
-async def test_second_call_at_once_is_the_documented_error(detr: Model, assets: Path) -> None:
+async def test_second_call_at_once_is_the_documented_error(model: Model, assets: Path) -> None:
     path = assets / "media" / "cats_and_dogs.jpg"
-    async with await PanopticSegmenter.load(detr) as segmenter:
+    async with await PanopticSegmenter.load(model) as segmenter:
         first = asyncio.create_task(segmenter.forward(path))
         await asyncio.sleep(0)
         with pytest.raises(ModelGeneratingError):
@@ -114,9 +112,9 @@ async def test_second_call_at_once_is_the_documented_error(detr: Model, assets: 
         assert (await first).ids.size > 0
 
 
-async def test_cancelling_does_not_wait_for_a_large_picture(detr: Model) -> None:
+async def test_cancelling_does_not_wait_for_a_large_picture(model: Model) -> None:
     large = np.random.default_rng(0).integers(0, 256, (6000, 8000, 3), np.uint8)
-    async with await PanopticSegmenter.load(detr, queue=True) as segmenter:
+    async with await PanopticSegmenter.load(model, queue=True) as segmenter:
         task = asyncio.create_task(segmenter.forward(large, "semantic"))
         await asyncio.sleep(1)
         assert not task.done()

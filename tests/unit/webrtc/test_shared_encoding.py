@@ -284,6 +284,19 @@ async def test_all_who_lose_pictures_get_one_keyframe_in_half_a_second(room: Roo
     assert all(viewer.numbers == list(range(90)) for viewer in viewers)
 
 
+async def test_who_asks_for_keyframes_without_end_does_not_get_them_all(room: Room) -> None:
+    greedy, other = room.join(), room.join()
+    for _ in range(300):  # ten seconds
+        await room.show(1)
+        room.encoding.ask_keyframe(greedy.subscription)
+    assert 9 <= len(other.keyframes) <= 12  # of the 20 that an encoder makes at most
+    before = len(other.keyframes)
+    room.encoding.ask_keyframe(other.subscription)  # it has asked for none so far
+    await room.show(16)
+    assert len(other.keyframes) > before
+    assert other.numbers == list(range(316))
+
+
 async def test_who_does_not_read_harms_nobody_and_comes_back_with_a_keyframe(room: Room) -> None:
     stuck, *others = (room.join() for _ in range(3))
     await room.show(5)
