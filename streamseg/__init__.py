@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from streamseg.abc import Effect, MaskFilter, Segmenter, Sink, Source
     from streamseg.config import Config, LiveConfig, load_config, load_live_config
     from streamseg.effects.registry import create_effect
+    from streamseg.engine import Pipeline
     from streamseg.errors import (
         ConfigError,
         EffectError,
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     from streamseg.masks.motion import MotionCompensation
     from streamseg.masks.refinement import EdgeRefinement
     from streamseg.masks.smoothing import TemporalSmoothing
-    from streamseg.pipeline import Pipeline
     from streamseg.runtime.pool import WorkerPool
     from streamseg.segmentation import Segmentation
     from streamseg.session.files import process_file, run_file
@@ -56,6 +56,7 @@ if TYPE_CHECKING:
     from streamseg.tasks.module import ClassificationModule, ImageSegmentationModule
     from streamseg.tasks.semantic import SemanticSegmenter
     from streamseg.tasks.semantic_result import SemanticResult
+    from streamseg.tasks.transformers_pipeline import pipeline
     from streamseg.telemetry import PipelineStatistics
 
 __version__ = "0.1.0"
@@ -88,7 +89,7 @@ _HOME = {
     "MotionCompensation": "masks.motion",
     "NullSink": "sinks.null",
     "PacedSource": "sources.paced",
-    "Pipeline": "pipeline",
+    "Pipeline": "engine",
     "PipelineStatistics": "telemetry",
     "Reconnect": "sources.reconnect",
     "RecordingSink": "sinks.recording",
@@ -117,6 +118,7 @@ _HOME = {
     "load_image": "tasks.images",
     "load_live_config": "config",
     "load_segmenter": "session.parts",
+    "pipeline": "tasks.transformers_pipeline",
     "process_file": "session.files",
     "run_file": "session.files",
 }
@@ -179,6 +181,7 @@ __all__ = [
     "load_image",
     "load_live_config",
     "load_segmenter",
+    "pipeline",
     "process_file",
     "run_file",
 ]

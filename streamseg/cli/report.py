@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from types import TracebackType
 
-    from streamseg.pipeline import Pipeline
+    from streamseg.engine import Pipeline
     from streamseg.telemetry import PipelineStatistics
 
 __all__ = ["FileProgress", "print_error", "print_json", "print_notices", "print_summary"]

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from streamseg.abc import MaskFilter, Sink
+    from streamseg.engine import Pipeline
     from streamseg.models.card import Model
-    from streamseg.pipeline import Pipeline
     from streamseg.runtime.segmenter import ModelSegmenter
     from streamseg.telemetry import PipelineStatistics
 
@@ -55,7 +55,7 @@ def file_pipeline(
     """
     # What decodes and draws takes as long to import as a prepared model process takes to start.
     from streamseg.effects.registry import create_effect
-    from streamseg.pipeline import Pipeline
+    from streamseg.engine import Pipeline
     from streamseg.sinks.file import FileSink
     from streamseg.sinks.masks import MaskSink
     from streamseg.sources.file import FileSource

@@ -18,13 +18,13 @@ import anyio
 import anyio.to_thread
 
 from streamseg.effects.registry import create_effect
+from streamseg.engine import Pipeline
 from streamseg.errors import ConfigError, StreamsegError
 from streamseg.flow import FlowLimit
 from streamseg.masks.motion import MotionCompensation
 from streamseg.monitoring.prometheus import MetricsServer
 from streamseg.monitoring.text import overlay_text
 from streamseg.monitoring.writer import StatisticsWriter
-from streamseg.pipeline import Pipeline
 from streamseg.redact import redacted_url
 from streamseg.runtime.segmenter import ModelSegmenter
 from streamseg.session.memory import MemoryTrimmer

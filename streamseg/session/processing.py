@@ -10,10 +10,10 @@ import anyio
 import anyio.to_thread
 
 from streamseg.effects.registry import create_effect, option_names
+from streamseg.engine import Pipeline
 from streamseg.errors import ConfigError, StreamsegError
 from streamseg.flow import FlowLimit
 from streamseg.masks.motion import MotionCompensation
-from streamseg.pipeline import Pipeline
 from streamseg.redact import redacted_url
 from streamseg.session.parts import NO_EFFECT, check_effect, mask_filters
 from streamseg.webrtc.adapting_source import AdaptingSource, usage

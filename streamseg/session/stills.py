@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import anyio
 import anyio.to_thread
 
-from streamseg.errors import InvalidConfigError, SinkOpenError, StreamsegError
 from streamseg.downloads.locations import is_remote
+from streamseg.errors import InvalidConfigError, SinkOpenError, StreamsegError
 from streamseg.models.registry import obtain_model
 from streamseg.session.still_effects import check_picture_name, effect_on_pictures
 from streamseg.session.still_records import CocoFile, write_json, write_npz, write_palette_png

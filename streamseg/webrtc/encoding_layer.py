@@ -72,6 +72,7 @@ class Subscription:
         self._clock = clock
         self._asks_left, self._asks_s = _ASKS, clock()
         self._asked_s = -1e9
+        self._has_asked = False  # and had no keyframe since
         self._queue: deque[EncodedPicture] = deque()  # bounded by _QUEUED
         self._newest: EncodedPicture | None = None
         self._waiting = True  # for a keyframe
@@ -88,6 +89,7 @@ class Subscription:
             self.dropped["no keyframe"] += 1
             return
         self._waiting = False
+        self._has_asked &= not picture.keyframe
         self._newest = picture
         self._queue.append(picture)
         self._wake()
@@ -112,13 +114,13 @@ class Subscription:
         """Note that the viewer asks for a keyframe; return whether it has not had too many."""
         now = self._clock()
         if now - self._asked_s < KEYFRAME_S:
-            return True  # the same one again: there is no other until then
+            return self._has_asked  # the same one again; if it is under way, there is no need
         self._asks_left = min(_ASKS, self._asks_left + (now - self._asks_s) * _ASKS_PER_S)
         self._asks_s = now
         if self._asks_left < 1:
             return False
         self._asks_left -= 1
-        self._asked_s = now
+        self._asked_s, self._has_asked = now, True
         return True
 
     def close(self) -> None:

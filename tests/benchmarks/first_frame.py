@@ -11,7 +11,7 @@ import time
 import anyio
 
 from streamseg.config import load_config
-from streamseg.pipeline import Pipeline
+from streamseg.engine import Pipeline
 from streamseg.session.files import run_file
 
 times: list[float] = []

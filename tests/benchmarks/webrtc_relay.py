@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import anyio
 
 from streamseg.abc import Sink, Source
-from streamseg.pipeline import Pipeline
+from streamseg.engine import Pipeline
 from streamseg.telemetry import PipelineStatistics
 from streamseg.webrtc.control import Change
 from streamseg.webrtc.processing import Processing, SessionRequest

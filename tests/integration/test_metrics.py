@@ -14,9 +14,9 @@ import anyio.to_thread
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from streamseg.engine import Pipeline
 from streamseg.errors import ConfigError
 from streamseg.monitoring.prometheus import MetricsServer
-from streamseg.pipeline import Pipeline
 from streamseg.sinks.null import NullSink
 from streamseg.sources.file import FileSource
 from streamseg.telemetry import PipelineStatistics

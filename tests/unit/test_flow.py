@@ -12,10 +12,10 @@ import av
 import pytest
 
 from streamseg.abc import Segmenter, Sink, SinkStatistics, Source, SourceStatistics
+from streamseg.engine import Pipeline
 from streamseg.errors import ConfigError, WorkerDiedError
 from streamseg.flow import FlowCounts, FlowLimit, FlowLimiter, Ticket
 from streamseg.frames import Frame, StreamInfo
-from streamseg.pipeline import Pipeline
 from streamseg.segmentation import Segmentation
 from streamseg.telemetry import PipelineStatistics
 from tests.unit.virtual_time import run_in_virtual_time

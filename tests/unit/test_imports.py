@@ -30,7 +30,7 @@ LEVELS = (
     ("downloads",),
     ("models", "masks"),
     ("runtime", "effects", "convert"),
-    ("sources", "sinks", "pipeline", "monitoring", "webrtc", "tasks"),
+    ("sources", "sinks", "engine", "monitoring", "webrtc", "tasks"),
     ("config",),
     ("session",),
     ("doctor",),

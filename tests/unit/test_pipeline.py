@@ -3,10 +3,10 @@ from __future__ import annotations
 import anyio
 import pytest
 
+from streamseg.engine import Pipeline
 from streamseg.errors import ConfigError, ModelError, SinkOpenError, SinkWriteError
 from streamseg.flow import FlowLimit
 from streamseg.frames import StreamInfo
-from streamseg.pipeline import Pipeline
 from tests.unit.fakes import FakeEffect, FakeFilter, FakeSegmenter, FakeSink, FakeSource, Log
 
 pytestmark = pytest.mark.anyio

@@ -8,10 +8,10 @@ from itertools import pairwise
 import anyio
 import pytest
 
+from streamseg.engine import Pipeline
 from streamseg.errors import ModelError, SinkWriteError, SourceReadError
 from streamseg.flow import FlowLimit
 from streamseg.frames import Frame, StreamInfo
-from streamseg.pipeline import Pipeline
 from streamseg.segmentation import Segmentation
 from tests.unit.fakes import FakeEffect, FakeFilter, FakeSegmenter, FakeSink, FakeSource, make_frame
 

@@ -9,10 +9,10 @@ import anyio
 import pytest
 
 from streamseg.abc import MaskMotion
+from streamseg.engine import Pipeline
 from streamseg.errors import ModelError, SinkWriteError, SourceReadError
 from streamseg.flow import FlowLimit
 from streamseg.frames import Frame
-from streamseg.pipeline import Pipeline
 from streamseg.segmentation import Segmentation
 from tests.unit.fakes import FakeEffect, FakeSegmenter, FakeSink
 from tests.unit.test_pipeline_control import STEP_S, Named, Ticking, frames_of, live
@@ -146,8 +146,8 @@ async def test_masks_of_another_frame_are_never_shown() -> None:
 
 async def test_filters_see_every_answer_of_another_model() -> None:
     # Two models may answer for frames of the same index: of two runs, of two sources.
+    from streamseg.engine.shaping import Shaper
     from streamseg.flow import Ticket
-    from streamseg.pipeline.shaping import Shaper
     from tests.unit.fakes import FakeFilter, make_frame
 
     shaper, frame = Shaper([FakeFilter()], None, None), make_frame(3)

@@ -30,9 +30,9 @@ from aiortc import RTCRtpSender
 from aiortc.mediastreams import MediaStreamError
 
 from streamseg.abc import Sink, Source, SourceStatistics
+from streamseg.engine import Pipeline
 from streamseg.flow import FlowLimit
 from streamseg.frames import Frame, StreamInfo, luma_plane
-from streamseg.pipeline import Pipeline
 from streamseg.webrtc.client import WhepSource
 from streamseg.webrtc.peer_sink import PeerSink
 from streamseg.webrtc.processing import SessionRequest

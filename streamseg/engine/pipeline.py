@@ -22,14 +22,14 @@ from typing import TYPE_CHECKING, Self
 import anyio
 import anyio.to_thread
 
+from streamseg.engine.groups import reraise
+from streamseg.engine.iteration import PictureIterator
+from streamseg.engine.models import Models
+from streamseg.engine.outlet import Outlet, Picture
+from streamseg.engine.records import Records
+from streamseg.engine.shaping import Shaper
 from streamseg.errors import ConfigError, StreamsegError
 from streamseg.flow import FlowLimit, FlowLimiter
-from streamseg.pipeline.groups import reraise
-from streamseg.pipeline.iteration import PictureIterator
-from streamseg.pipeline.models import Models
-from streamseg.pipeline.outlet import Outlet, Picture
-from streamseg.pipeline.records import Records
-from streamseg.pipeline.shaping import Shaper
 from streamseg.references import References
 
 if TYPE_CHECKING:

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from streamseg.abc import Sink, Source
+    from streamseg.engine.outlet import Outlet
     from streamseg.flow import FlowLimiter, Ticket
-    from streamseg.pipeline.outlet import Outlet
     from streamseg.telemetry import StageTimes
 
 __all__ = ["Records"]

@@ -1,5 +1,5 @@
 """Pipeline: Source -> Segmenter -> MaskFilter* -> Effect -> Sink(s); it knows no concrete class."""
 
-from streamseg.pipeline.pipeline import Pipeline
+from streamseg.engine.pipeline import Pipeline
 
 __all__ = ["Pipeline"]
