@@ -237,6 +237,8 @@ def _exporting(
 
     if output.suffix.lower() != ".pte":
         raise ConfigError(f"--output is {output}: expected a name that ends with .pte")
+    if not output.parent.is_dir():
+        raise ConfigError(f"--output is {output}: there is no such folder; make it first")
     for path in (output, output.with_suffix(".toml")):
         if path.exists() and not overwrite:
             raise ConfigError(f"{path} exists: give another --output, or --overwrite")

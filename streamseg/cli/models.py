@@ -11,6 +11,7 @@ from rich.filesize import decimal
 from rich.markup import escape
 from rich.table import Table
 
+from streamseg.cli.model_facts import model_facts, model_row, other_row
 from streamseg.cli.options import Json
 from streamseg.cli.report import print_error, print_json
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
     from streamseg.downloads.cache import CacheEntry
-    from streamseg.models.card import Card, Model
+    from streamseg.models.card import Model
 
 __all__ = ["app"]
 
@@ -58,14 +59,15 @@ def list_models(as_json: Json = False) -> None:
     from streamseg.models.registry import card_of, model_names, model_state
 
     cache = Cache()
-    rows = [_row(name, card_of(name), model_state(name)) for name in model_names()]
+    rows = [model_row(name, card_of(name), model_state(name)) for name in model_names()]
     known = {row["source"] for row in rows}
     others = [entry for entry in cache.entries() if entry.source not in known]
     if as_json:
         print_json(
             {
                 "models": rows,
-                "others": [_other(entry) for entry in others],
+                "others": [other_row(entry) for entry in others],
+                "converted": [str(path) for path in cache.converted()],
                 "cache": str(cache.folder),
                 "cache_bytes": cache.total_bytes(),
             }
@@ -88,6 +90,8 @@ def list_models(as_json: Json = False) -> None:
     for entry in others:
         state = "" if entry.is_complete else ", not whole: fetch it again"
         console.print(f"[dim]also:[/] {escape(entry.source)} ({decimal(entry.size_bytes)}{state})")
+    for path in cache.converted():
+        console.print(f"[dim]converted:[/] {escape(str(path))}")
     console.print(f"[dim]cache:[/] {escape(str(cache.folder))}, {decimal(cache.total_bytes())}")
 
 
@@ -119,7 +123,7 @@ def info(name: Name, as_json: Json = False) -> None:
     table = Table(box=None, pad_edge=False, show_header=False)
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
-    for key, value in _facts(name, card, state, path, size):
+    for key, value in model_facts(name, card, state, path, size):
         if value:
             table.add_row(key, escape(value))
     _console().print(table)
@@ -256,11 +260,11 @@ def _bar() -> Progress:
 def _checks(cache: Any, names: list[str]) -> list[tuple[str, CacheEntry, str]]:
     """Return what is to be verified: how it is shown, the file, the SHA-256 of its card."""
     from streamseg.downloads.cache import CacheEntry
-    from streamseg.models.registry import card_of, find_model, model_names, model_state
+    from streamseg.errors import ModelError
+    from streamseg.models.registry import find_model, model_names, model_state
 
-    known = model_names()
     if not names:
-        checks = _checks(cache, [name for name in known if model_state(name) != "remote"])
+        checks = _checks(cache, [name for name in model_names() if model_state(name) != "remote"])
         sources = {entry.source for _, entry, _ in checks}
         return checks + [
             (entry.source, entry, "")
@@ -270,77 +274,15 @@ def _checks(cache: Any, names: list[str]) -> list[tuple[str, CacheEntry, str]]:
     by_path = {entry.path: entry for entry in cache.entries()}
     checks = []
     for name in names:
-        file = find_model(name).path
-        sha256 = card_of(name).sha256 if name in known else ""
+        model = find_model(name)
+        file, sha256 = model.path, model.card.sha256
         entry = by_path.get(file) or CacheEntry(name, file, file.stat().st_size, sha256)
         if not sha256 and not entry.sha256:
-            raise typer.BadParameter(f"{_shown(name)}: nothing is known to compare it with")
+            raise ModelError(
+                f"{_shown(name)}: its card has no sha256 to compare it with; write it there"
+            )
         checks.append((_shown(name), entry, sha256))
     return checks
-
-
-def _row(name: str, card: Card, state: str) -> dict[str, Any]:
-    from streamseg.downloads.locations import parse_location
-    from streamseg.models.registry import find_model
-
-    file = find_model(name).path if state != "remote" else None
-    return {
-        "name": name,
-        "title": card.title,
-        "task": card.task,
-        "state": state,
-        "size_bytes": file.stat().st_size if file is not None else card.size_bytes,
-        "licence": card.licence,
-        "source": str(parse_location(card.url)) if card.url else "",
-        "path": str(file) if file is not None else None,
-    }
-
-
-def _other(entry: CacheEntry) -> dict[str, Any]:
-    return {
-        "source": entry.source,
-        "path": str(entry.path),
-        "size_bytes": entry.size_bytes,
-        "complete": entry.is_complete,
-    }
-
-
-def _facts(
-    name: str, card: Card, state: str, path: Path | None, size: int | None
-) -> list[tuple[str, str]]:
-    """Return what ``info`` prints, what is unknown left empty."""
-    labels = card.labels or ()
-    some = ", ".join(labels[:8]) + (" ..." if len(labels) > 8 else "")
-    rule = card.instance
-    return [
-        ("name", name),
-        ("title", card.title),
-        ("description", card.description),
-        ("task", card.task),
-        ("state", state),
-        ("file", str(path) if path is not None else ""),
-        ("size", decimal(size) if size is not None else "not known before it is fetched"),
-        ("labels", f"{len(labels)}: {some}" if labels else "derived from the number of channels"),
-        (
-            "input",
-            "x".join(map(str, reversed(card.input_size)))
-            if card.input_size
-            else "its size is in the file",
-        ),
-        ("pixels", f"RGB in 0..1, minus {list(card.mean)}, divided by {list(card.std)}"),
-        ("output", card.output or ""),
-        (
-            "instances",
-            f"score >= {rule.confidence:g}, overlap <= {rule.iou:g}, at most {rule.max_instances}"
-            if card.task == "instance-segmentation"
-            else "",
-        ),
-        ("licence", card.licence or "not told"),
-        ("from", card.source),
-        ("address", card.url),
-        ("SHA-256", card.sha256),
-        ("verified with", card.verified_with),
-    ]
 
 
 def _shown(name: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -126,7 +127,7 @@ def segment(
     ending = f"_{settings.effect.name}.png" if form == "png" else f"_masks.{form}"
     single = None
     if form == "coco":
-        single = Path(output or "annotations.json").expanduser()
+        single = Path(os.path.expanduser(output or "annotations.json"))
         if single.is_dir():
             single = single / "annotations.json"
     plan = plan_results(pictures, output, ending, single=None if single is None else single.name)

@@ -40,7 +40,8 @@ class PictureProgress:
             disable=quiet or not console.is_terminal,
             transient=True,
         )
-        self._task = self._bar.add_task("pictures", total=count)
+        # Until the first picture is done: a .tflite is converted first, which takes its time.
+        self._task = self._bar.add_task("loading the model", total=count)
         self._count = count
 
     def __enter__(self) -> Self:
@@ -66,9 +67,10 @@ class PictureProgress:
 
     def done(self, picture: Path, error: str | None) -> None:
         """Count a picture; say why it failed, if it did."""
-        self._bar.advance(self._task)
+        self._bar.update(self._task, description="pictures", advance=1)
         if error is not None:
-            name = str(picture)
+            # As messages show it.
+            name = "".join(letter if letter.isprintable() else "\ufffd" for letter in str(picture))
             print_error(error if name in error else f"{name}: {error}")
 
 

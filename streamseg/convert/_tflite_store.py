@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import subprocess
 import sys
 from contextlib import asynccontextmanager
@@ -67,7 +68,7 @@ async def converted(tflite_path: str | Path, *, cache: Cache | None = None) -> M
 
 def _identified(path: Path) -> tuple[Path, str]:
     """Return where a file is, and what its program depends on."""
-    path = path.expanduser()
+    path = Path(os.path.expanduser(path))
     try:
         if path.stat().st_size > MAX_FILE_BYTES:
             raise ModelError(f"{path} is larger than {MAX_FILE_BYTES} bytes: use a smaller model")
@@ -103,7 +104,10 @@ async def _held(folder: Path) -> AsyncIterator[None]:
             except Timeout:
                 await anyio.sleep(_WAIT_S)
     except OSError as exc:
-        raise ModelError(f"cannot write to {folder}: {exc.strerror or exc}") from exc
+        raise ModelError(
+            f"cannot write to {folder}: {exc.strerror or exc}; "
+            "set STREAMSEG_CACHE to another folder"
+        ) from exc
     try:
         yield
     finally:

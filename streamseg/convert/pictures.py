@@ -163,17 +163,27 @@ def _find(path: Path) -> list[Path]:
     return found
 
 
+# Not all that Pillow knows: some formats start other programs.
+_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "JPEG2000")
+
+
 def _decode(path: Path) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
     from PIL import Image, ImageOps
 
+    Image.init()
+    formats = [name for name in _FORMATS if name in Image.OPEN]  # some builds lack some
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=formats) as image:
             if image.width * image.height > _MAX_PIXELS:
                 raise ModelError(
                     f"{path}: {image.width}x{image.height} is over {_MAX_PIXELS} pixels: "
                     "use a smaller picture"
                 )
-            return np.array(ImageOps.exif_transpose(image).convert("RGB"))
+            upright = ImageOps.exif_transpose(image)
+            if upright.mode.startswith("I;16"):
+                # ``convert`` would cut off everything above 255.
+                return np.repeat((np.asarray(upright) >> 8).astype(np.uint8)[..., None], 3, axis=2)
+            return np.array(upright.convert("RGB"))
     # Pillow's readers raise SyntaxError, ValueError and more for damaged files.
     except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else "no picture"

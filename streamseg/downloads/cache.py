@@ -5,6 +5,7 @@
     FOLDER/files/KEY/NAME.part        what has arrived so far
     FOLDER/files/KEY/part.json        what must not have changed on the server to go on with it
     FOLDER/locks/KEY.lock             held by the process that fetches it
+    FOLDER/converted/KEY/NAME.pte     what a model of another format was converted to
 
 Files of the Hugging Face Hub lie in the Hub's own cache; here is only a record that names them.
 """
@@ -97,7 +98,7 @@ class Cache:
     def __init__(self, folder: str | Path | None = None) -> None:
         chosen = folder or os.environ.get("STREAMSEG_CACHE")
         if chosen:
-            self.folder = Path(chosen).expanduser()
+            self.folder = Path(os.path.expanduser(chosen))
         else:
             from platformdirs import user_cache_dir
 
@@ -122,9 +123,17 @@ class Cache:
         found = [entry for folder in folders if (entry := _entry(folder)) is not None]
         return sorted(found, key=lambda entry: entry.source)
 
+    def converted(self) -> list[Path]:
+        """Return the programs that models of other formats were converted to."""
+        return sorted((self.folder / "converted").glob("*/*.pte"))
+
     def total_bytes(self) -> int:
-        """Return how much room everything takes."""
-        return sum(entry.size_bytes for entry in self.entries())
+        """Return how much room everything takes, what was fetched and what was converted."""
+        fetched = sum(entry.size_bytes for entry in self.entries())
+        for path in self.converted():
+            with suppress(OSError):
+                fetched += path.stat().st_size
+        return fetched
 
     def add(self, file: WebFile | HubFile, path: Path, sha256: str) -> CacheEntry:
         """Record a verified file, as the last step of fetching it."""

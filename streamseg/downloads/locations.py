@@ -106,7 +106,8 @@ def parse_location(text: str) -> Location:
     """
     scheme = _SCHEME.match(text)
     if scheme is None:
-        return LocalFile(Path(text).expanduser())
+        # Unlike Path.expanduser this leaves the ~ of an unknown user alone.
+        return LocalFile(Path(os.path.expanduser(text)))
     shown = redacted_url(text)
     try:
         parts = urlsplit(text)

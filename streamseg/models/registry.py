@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 from functools import cache as memoized
 from importlib import resources
 from pathlib import Path
@@ -107,7 +108,7 @@ def find_model(name: str | Path) -> Model:
         if entry is None:
             raise ModelError(f"{location}: is not downloaded; run: streamseg models fetch ADDRESS")
         return _own_model(entry.path)
-    path = Path(text).expanduser()
+    path = Path(os.path.expanduser(text))
     if path.suffix.lower() == ".pte":
         return _own_model(path)
     card = card_of(text)
@@ -196,7 +197,8 @@ def remove_model(name: str) -> int:
     """
     if name in _BUNDLED:
         raise ModelError(f"{name} comes with the package and cannot be removed")
-    location = parse_location(name if _is_address(name) else card_of(name).url)
+    own = Path(name).suffix.lower() == ".pte"
+    location = parse_location(name if own or _is_address(name) else card_of(name).url)
     if isinstance(location, LocalFile):
         raise ModelError(f"{name}: is not in the cache; delete the file itself")
     return Cache().remove(location)

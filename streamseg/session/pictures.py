@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import os
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -78,7 +79,7 @@ def find_pictures(names: Sequence[str]) -> tuple[list[Picture], list[str]]:
     missing = []
     for name in names:
         count = len(found)
-        path = Path(name).expanduser()
+        path = Path(os.path.expanduser(name))
         for picture in _of(path):
             found.setdefault(os.path.realpath(picture.path), picture)
             if len(found) > _MAX_PICTURES:
@@ -117,6 +118,7 @@ def plan_results(
 
     Without ``output`` a result lies beside its picture. With it, it is a file if there is one
     picture and ``output`` has a suffix, else a folder, in which folders keep their inner structure.
+    Pictures that differ in their suffix only have it in their results' names: ``a_png_mask.png``.
 
     Args:
         names: See ``find_pictures``.
@@ -134,14 +136,18 @@ def plan_results(
         raise SourceOpenError("; ".join(missing) or "no pictures were given")
     if single is not None:
         return Plan(tuple(Item(picture.path, None) for picture in pictures), tuple(missing), ())
-    place = None if output is None else Path(output).expanduser()
+    place = None if output is None else Path(os.path.expanduser(output))
     one = len(pictures) == 1 and not missing and len(names) == 1 and not Path(names[0]).is_dir()
     if place is not None and one and place.suffix and not place.is_dir():
         return Plan((Item(pictures[0].path, place),), (), ())
     items: dict[Path, Item] = {}
+    stems = Counter(_result_name(picture, place, picture.below.stem) for picture in pictures)
     for picture in pictures:
-        below = picture.below.with_name(f"{picture.below.stem}{ending}")
-        target = picture.path.with_name(below.name) if place is None else place / below
+        stem = picture.below.stem
+        if stems[_result_name(picture, place, stem)] > 1:
+            # IMG_1.jpg beside IMG_1.png is usual: both names then say which.
+            stem += f"_{picture.below.suffix.removeprefix('.')}"
+        target = _result_name(picture, place, f"{stem}{ending}")
         other = items.setdefault(target, Item(picture.path, target))
         if other.source != picture.path:
             raise ConfigError(
@@ -150,3 +156,8 @@ def plan_results(
             )
     folders = () if place is None else tuple(dict.fromkeys(target.parent for target in items))
     return Plan(tuple(items.values()), tuple(missing), folders)
+
+
+def _result_name(picture: Picture, place: Path | None, name: str) -> Path:
+    """Return where a result of this name belongs: beside its picture, or in the place for all."""
+    return picture.path.with_name(name) if place is None else place / picture.below.with_name(name)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import anyio.to_thread
 
 from streamseg.effects.registry import create_effect
-from streamseg.errors import SinkOpenError
+from streamseg.errors import SinkOpenError, SinkWriteError
 from streamseg.frames import Frame
 from streamseg.session.parts import check_effect, mask_filters, segmenter_for, wanted_by
 from streamseg.session.still_records import write_bytes
@@ -45,15 +45,20 @@ _TO_YUV = "out_color_matrix=bt709:out_range=pc:flags=accurate_rnd+full_chroma_in
 _TO_RGB = "flags=accurate_rnd+full_chroma_int"
 
 
-def check_picture_name(path: Path) -> None:
+def check_picture_name(path: Path, *, indices: bool) -> None:
     """Refuse a name that is not one of a picture that can be written.
+
+    Args:
+        path: The name.
+        indices: Whether it holds indices of classes, which must come back as they were.
 
     Raises:
         SinkOpenError: With the suffixes that are possible.
     """
-    if path.suffix.lower() not in _WRITERS:
+    possible = (".png",) if indices else tuple(_WRITERS)
+    if path.suffix.lower() not in possible:
         raise SinkOpenError(
-            f"cannot write {path}: expected a name that ends with {', '.join(_WRITERS)}"
+            f"cannot write {path}: expected a name that ends with {', '.join(possible)}"
         )
 
 
@@ -140,6 +145,7 @@ def _encoded(frame: Frame, target: Path) -> bytes:
 
     Raises:
         SinkOpenError: If it has alpha, and the format has none.
+        SinkWriteError: If the format does not hold it, for another reason.
     """
     import PIL.Image
 
@@ -155,5 +161,9 @@ def _encoded(frame: Frame, target: Path) -> bytes:
     form = "gray" if grey else "rgba" if alpha else "rgb24"
     video = FilterGraph([("scale", _TO_RGB), ("format", form)]).process(frame.video)
     content = io.BytesIO()
-    PIL.Image.fromarray(video.to_ndarray(format=form)).save(content, kind, **options)
+    try:
+        PIL.Image.fromarray(video.to_ndarray(format=form)).save(content, kind, **options)
+    except (OSError, ValueError) as exc:  # such as WebP's limit of 16383 pixels a side
+        what = " ".join(str(exc).split())
+        raise SinkWriteError(f"cannot write {target}: {what}; choose .png") from exc
     return content.getvalue()

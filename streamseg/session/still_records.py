@@ -100,7 +100,7 @@ async def of_semantic(segmenter: SemanticSegmenter[Any], path: Path, classes: An
         present = np.flatnonzero(np.bincount(result.ARGMAX.ravel(), minlength=len(result.labels)))
         for index in present:
             label = result.labels[index]
-            if (asked and label not in asked) or (not asked and label == _BACKGROUND):
+            if (asked and label not in asked) or (not asked and label.upper() == _BACKGROUND):
                 continue
             mask = result.ARGMAX == index
             score = float(result[label][mask].mean()) if label in asked else None

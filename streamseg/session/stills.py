@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 import anyio
 import anyio.to_thread
 
-from streamseg.downloads.locations import is_remote
 from streamseg.errors import InvalidConfigError, SinkOpenError, StreamsegError
-from streamseg.models.registry import obtain_model
+from streamseg.runtime.classes import choose_classes
+from streamseg.session.parts import obtain
 from streamseg.session.still_effects import check_picture_name, effect_on_pictures
 from streamseg.session.still_records import CocoFile, write_json, write_npz, write_palette_png
 
@@ -80,9 +80,14 @@ async def segment_pictures(
     """
     effect = form == "png" and tuple(classes) != ("all",)
     for item in plan.items:
-        if effect and item.target is not None:
-            check_picture_name(item.target)
-    model = await _obtain(config.model.name, on_progress)
+        if form == "png" and item.target is not None:
+            check_picture_name(item.target, indices=not effect)
+    model = await obtain(config.model.name, on_progress)
+    if form == "png" and not effect and model.card.task != "semantic-segmentation":
+        raise InvalidConfigError(
+            f"{model.card.name} is a model for {model.card.task}: a PNG of class indices needs one "
+            "for semantic-segmentation; use --format json, npz or coco"
+        )
     await anyio.to_thread.run_sync(_make_folders, plan)
     report = StillReport()
     if effect:
@@ -144,7 +149,7 @@ async def classify_pictures(
     from streamseg.tasks.classifier import Classifier
 
     report = StillReport()
-    loaded = await _obtain(model, on_progress)
+    loaded = await obtain(model, on_progress)
     async with await Classifier.load(loaded, threads=threads) as classifier:
 
         async def one(item: Item) -> list[tuple[str, float]]:
@@ -152,21 +157,6 @@ async def classify_pictures(
 
         await _each(plan, one, report, on_done)
     return report
-
-
-async def _obtain(name: str | Path, on_progress: Callable[[float], None] | None) -> Model:
-    """Return a model by name, address or path, also one of TensorFlow Lite, which is converted.
-
-    Raises:
-        ModelError: If it cannot be had.
-    """
-    text = str(name)
-    if text.lower().endswith(".tflite") and not is_remote(text):
-        # Converted in a process of its own: PyTorch is not imported here.
-        from streamseg.convert._tflite_store import converted
-
-        return await converted(text)
-    return await obtain_model(name, on_progress=on_progress)
 
 
 async def _each(
@@ -201,12 +191,18 @@ async def _finder(
         from streamseg.tasks.semantic import SemanticSegmenter
 
         async with await SemanticSegmenter.load(model, **options) as segmenter:
+            choose_classes(
+                segmenter.labels, chosen
+            )  # a wrong one is told once, not of each picture
             yield lambda path: of_semantic(segmenter, path, chosen)
     elif model.card.task == "instance-segmentation":
         from streamseg.tasks.instance import InstanceSegmenter
 
         async with await InstanceSegmenter.load(model, **options) as instances:
-            yield lambda path: of_instances(instances, path, () if chosen == "all" else chosen)
+            chosen = () if chosen == "all" else chosen
+            if instances.labels:
+                choose_classes(instances.labels, chosen)
+            yield lambda path: of_instances(instances, path, chosen)
     else:
         raise InvalidConfigError(
             f"{model.card.name} is a model for {model.card.task}, which this command cannot use: "

@@ -233,11 +233,7 @@ class StillTask(Resource):
     async def _infer(
         self, image: ImageSource, classes: Sequence[int] | None = None
     ) -> tuple[Picture, ModelResult]:
-        """Run the model on one picture; ``_turn`` and ``_run`` in one.
-
-        Raises:
-            StreamsegError: As ``_turn`` and ``_run``.
-        """
+        """Run the model on one picture; ``_turn`` and ``_run`` in one."""
         async with self._turn():
             return await self._run(image, classes)
 

@@ -89,8 +89,9 @@ class ImageSegmenter(StillTask):
     ) -> None:
         self.output_type = _choice("output_type", OutputType, output_type)
         self.running_mode = _choice("running_mode", RunningMode, running_mode)
-        if isinstance(num_threads, bool) or not (num_threads == -1 or num_threads >= 1):
-            raise InvalidConfigError(f"num_threads is {num_threads}, expected -1, or 1 or more")
+        number = isinstance(num_threads, int) and not isinstance(num_threads, bool)
+        if not number or not (num_threads == -1 or num_threads >= 1):
+            raise InvalidConfigError(f"num_threads is {num_threads!r}, expected -1, or 1 or more")
         super().__init__(model, threads=None if num_threads == -1 else num_threads, **options)
         if (result_callback is not None) != (self.running_mode is RunningMode.LIVE_STREAM):
             raise InvalidConfigError(

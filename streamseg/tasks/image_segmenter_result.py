@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
-from functools import cache as memoized
 from typing import TYPE_CHECKING
 
 import numpy as np
+
+from streamseg.effects.colours import class_colour
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -105,25 +106,14 @@ class SegmentationResult:
         return f"SegmentationResult({kind} {height}x{width}, {len(self.colored_labels)} labels)"
 
 
-@memoized
 def voc_color(index: int) -> tuple[int, int, int]:
-    """Return the colour of a class in the palette of PASCAL VOC.
-
-    The bits of the index are dealt out to red, green and blue in turn, the lowest ones to the
-    highest bits.
+    """Return the colour of a class in the palette of PASCAL VOC, 0 black.
 
     Args:
         index: 0 to 255.
-
-    Source: the colour map of the PASCAL VOC development kit.
     """
-    red = green = blue = 0
-    for place in range(8):
-        bits = index >> (3 * place)
-        red |= (bits & 1) << (7 - place)
-        green |= (bits >> 1 & 1) << (7 - place)
-        blue |= (bits >> 2 & 1) << (7 - place)
-    return red, green, blue
+    # Effects show the background in another colour: black is none.
+    return class_colour("", index) if index else (0, 0, 0)
 
 
 def colored_label(index: int, label: str) -> ColoredLabel:

@@ -7,6 +7,7 @@ async with await InstanceSegmenter.load("yolo26n-seg") as segmenter:
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -207,7 +208,8 @@ def _count(given: int | None, default: int) -> int:
 
 
 def _classes(labels: tuple[str, ...], wanted: Sequence[str]) -> frozenset[int] | None:
-    if isinstance(wanted, str) or not all(isinstance(label, str) for label in wanted):
+    listed = isinstance(wanted, Collection) and not isinstance(wanted, str)
+    if not listed or not all(isinstance(label, str) for label in wanted):
         raise InvalidUserInputError(f"classes_of_interest is {wanted!r}, expected a list of labels")
     if not wanted:
         return None

@@ -43,7 +43,8 @@ async def read_source(source: str | os.PathLike[str], *, timeout_s: float) -> tu
     """
     if not isinstance(source, str):
         path = os.fspath(source)
-        return await _in_thread(_read_file, path, _shortened(path)), _shortened(path)
+        name = _shortened(path, len(path))  # a path it is, so all of it is wanted
+        return await _in_thread(_read_file, path, name), name
     if source[:5].lower() == "data:":
         return await _in_thread(_from_data_uri, source), "the data URI"
     scheme = _SCHEME.match(source)
@@ -66,6 +67,8 @@ async def _in_thread(function: Callable[..., T], *args: str) -> T:
 
 
 def _from_path_or_base64(source: str) -> tuple[bytes, str]:
+    if not source:
+        raise FileReadFailedError("the picture's path is empty; give one")
     name = _shortened(source)
     try:
         there = os.path.lexists(source)
@@ -168,6 +171,6 @@ def _one_line(exc: BaseException) -> str:
     return text[:200] or type(exc).__name__
 
 
-def _shortened(text: str) -> str:
-    shown = text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
+def _shortened(text: str, most: int = _SHOWN) -> str:
+    shown = text if len(text) <= most else f"{text[:most]}..."
     return "".join(letter if letter.isprintable() else "\ufffd" for letter in shown)

@@ -7,7 +7,7 @@ async with await SemanticSegmenter.load("selfie") as segmenter:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any, Generic, Literal, Never, Self, overload
 
 import numpy as np
@@ -163,7 +163,7 @@ def _check_memory(count: int, size: tuple[int, int]) -> None:
 
 def _indices(labels: tuple[str, ...], wanted: Sequence[str]) -> tuple[int, ...]:
     """Return the indices of the wanted labels, each once."""
-    if isinstance(wanted, str) and wanted != "all":
+    if wanted != "all" and (isinstance(wanted, str) or not isinstance(wanted, Collection)):
         raise InvalidUserInputError(
             f"classes_of_interest is {wanted!r}, expected a list of labels, or 'all'"
         )

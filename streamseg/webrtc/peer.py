@@ -325,6 +325,14 @@ class Peer(Resource):
         self._watching = asyncio.get_running_loop().create_task(
             watch.run(connection, self.connected)
         )
+        self._watching.add_done_callback(self._watch_ended)
+
+    def _watch_ended(self, task: asyncio.Task[None]) -> None:
+        """End a connection that nothing looks after any more."""
+        if not task.cancelled() and (exc := task.exception()) is not None:
+            _logger.error("%s: watching failed: %s", self.name, type(exc).__name__)
+            _logger.debug("it failed here:", exc_info=exc)
+            self._end("watching it failed")
 
     # -- what happens ------------------------------------------------------------------------
 

@@ -253,6 +253,7 @@ def test_a_users_function_becomes_a_model_with_its_card(
             ["--size is 'big'"],
         ),
         (["tflite", "absent.tflite", "-o", "m.pte"], ["cannot read absent.tflite"]),
+        (["tflite", "absent.tflite", "-o", "none/m.pte"], ["no such folder", "make it first"]),
         (["transformers", "./absent", "--size", "0x8", "-o", "m.pte"], ["--size is '0x8'"]),
     ],
 )

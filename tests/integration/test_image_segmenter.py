@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import time
 from pathlib import Path
@@ -19,6 +20,7 @@ from streamseg.convert import _tflite_store as store
 from streamseg.errors import InvalidUserInputError, ModelError, ModuleNotLoadedError
 from streamseg.tasks.image_segmenter import ImageSegmenter, OutputType, SegmentationResult
 from streamseg.tasks.images import fit, load_image
+from tests.support.command import Command
 from tests.unit.convert.conftest import Graph
 
 # A model is converted once per version of the converter, which takes its time beside other tests.
@@ -302,3 +304,20 @@ async def test_no_model_at_all_is_a_model_error(fresh: Path, tmp_path: Path, con
     path.write_bytes(content)
     with pytest.raises(ModelError, match="no usable"):
         await store.converted(path)
+
+
+def test_the_command_line_takes_a_tflite_model(
+    streamseg: Command, kept: Path, assets: Path, tmp_path: Path
+) -> None:
+    picture = assets / "media" / "cats_and_dogs.jpg"
+
+    result = streamseg(
+        *("segment", picture, "-o", tmp_path, "--format", "json", "--model", assets / DEEPLAB)
+    )
+
+    assert result.code == 0, result.err
+    record = json.loads((tmp_path / "cats_and_dogs_masks.json").read_text())
+    labels = {region["label"] for region in record["found"]}
+    assert "dog" in labels
+    assert "background" not in labels  # however a model spells it
+    assert [path.name for path in programs(kept) if path.stem == Path(DEEPLAB).stem]

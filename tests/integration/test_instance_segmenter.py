@@ -229,6 +229,8 @@ async def test_duplicates_confidence_number_and_classes_are_the_caller_s(program
         assert await labels(classes_of_interest=["blue"]) == ["BLUE"]
         with pytest.raises(InvalidUserInputError, match="PURPLE"):
             await labels(classes_of_interest=["PURPLE"])
+        with pytest.raises(InvalidUserInputError, match="is None, expected a list"):
+            await labels(classes_of_interest=None)
         with pytest.raises(InvalidConfigError, match="confidence_threshold is 2"):
             await labels(confidence_threshold=2)
         assert not segmenter.is_generating

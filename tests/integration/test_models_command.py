@@ -137,6 +137,27 @@ async def test_the_life_of_a_model(machine: Machine) -> None:
     assert contents(path) is None
 
 
+async def test_a_file_of_ones_own_is_compared_with_its_card(
+    machine: Machine, tmp_path: Path
+) -> None:
+    program = tmp_path / "mine.pte"
+    program.write_bytes(PROGRAM)
+    unknown = await machine.run("verify", str(program))
+    assert unknown.code == 2
+    assert unknown.err == (
+        f"streamseg: {program}: its card has no sha256 to compare it with; write it there\n"
+    )
+    program.with_suffix(".toml").write_text(f'name = "mine"\nsha256 = "{SHA256}"\n')
+    assert "1 checked, 0 wrong" in (await machine.run("verify", str(program))).out
+    damage(program)
+    assert (await machine.run("verify", str(program))).code == 1
+
+    kept = await machine.run("remove", str(program))
+    assert kept.code == 2
+    assert "not in the cache" in kept.err
+    assert program.exists()
+
+
 async def test_several_of_which_some_fail(machine: Machine) -> None:
     machine.serve_hub()
     good = machine.server.serve("/x.pte", PROGRAM, Fault(cut_after=100_000))

@@ -156,6 +156,38 @@ async def test_a_slow_viewer_is_sent_the_newest() -> None:
         assert numbers == sorted(numbers)
 
 
+async def test_every_picture_is_accounted_for_when_the_connection_ends() -> None:
+    async with Stock() as other, Peer(PeerOptions(), name="a") as peer:
+        await other.take_answer(await peer.accept(await other.offer(), sends=True, receives=False))
+        await peer.sink.open(INFO)
+        for number in range(3):  # before it stands
+            await peer.sink.send(Frame(picture(640, 360, number), number, 0.0))
+        await peer.connected.wait()
+        for number in range(20):
+            await peer.sink.send(Frame(picture(640, 360, number), number, 0.0))
+        peer.sink.end()
+        counted = peer.sink.statistics()
+    assert counted.accepted == 23 == counted.written + sum(counted.dropped.values())
+    assert counted.dropped["not connected"] == 1  # the one that waited for the encoder
+
+
+async def test_a_watch_that_fails_ends_its_connection(caplog: pytest.LogCaptureFixture) -> None:
+    async with Stock() as other, Peer(PeerOptions(), name="a") as peer:
+        answer = await peer.accept(await other.offer(), sends=True, receives=False)
+        connection = peer._connection
+        assert connection is not None
+
+        async def fail() -> None:
+            raise ArithmeticError
+
+        connection.getStats = fail  # type: ignore[assignment,method-assign]
+        await other.take_answer(answer)
+        with anyio.fail_after(10):
+            await peer.closed.wait()
+    assert peer.reason == "watching it failed"
+    assert "watching failed: ArithmeticError" in caplog.text
+
+
 async def test_sound_passes_untouched() -> None:
     packets = opus(60)
     async with Peer(PeerOptions(), name="a") as caller, Peer(PeerOptions(), name="b") as peer:

@@ -347,6 +347,7 @@ async def test_calls_queue_when_that_is_asked_for() -> None:
         (NOISE, ["PERSON"], InvalidUserInputError, 117),
         (NOISE, "SELFIE", InvalidUserInputError, 117),
         (NOISE, [0], InvalidUserInputError, 117),
+        (NOISE, None, InvalidUserInputError, 117),
     ],
 )
 async def test_a_failed_call_leaves_it_usable(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import av
@@ -144,6 +146,95 @@ def test_patterns_and_repeated_names_give_each_picture_once(
     }
 
 
+def test_names_that_differ_in_their_suffix_have_it_in_their_results(
+    streamseg: Command, folder: Path, tmp_path: Path
+) -> None:
+    (folder / "more" / "b.png").write_bytes((folder / "a.png").read_bytes())
+
+    result = streamseg("segment", folder, "-o", tmp_path / "out")
+
+    assert result.code == 0, result.err
+    written = {path.relative_to(tmp_path / "out") for path in tmp_path.rglob("out/**/*.png")}
+    assert written == {Path("a_mask.png"), Path("more/b_jpg_mask.png"), Path("more/b_png_mask.png")}
+
+
+def test_an_effect_reads_pictures_of_every_kind(
+    streamseg: Command, tmp_path: Path, frames: list[np.ndarray]
+) -> None:
+    """What there is besides plain RGB: none of it may change what is seen, or the result's name."""
+    plain = PIL.Image.fromarray(np.ascontiguousarray(frames[10][:, :, ::-1]))
+    made = tmp_path / "in"
+    made.mkdir()
+    plain.save(made / "plain.png")
+    turned = PIL.Image.Exif()
+    turned[0x0112] = 6  # shown a quarter turn clockwise
+    plain.rotate(90, expand=True).save(made / "turned.jpg", exif=turned, quality=95)
+    # This one plays with the first picture held: what comes later must not be looked at.
+    black = PIL.Image.new("RGB", plain.size)
+    plain.save(made / "moving.webp", save_all=True, append_images=[black], lossless=True)
+    plain.save(made / "moving.png", save_all=True, append_images=[black])
+    plain.convert("CMYK").save(made / "printed.jpg", quality=95)
+    cv2.imwrite(str(made / "deep.png"), frames[10].astype(np.uint16) * 257)
+    plain.save(made / "100 %d sure.png")
+    veil = plain.copy()
+    veil.putalpha(PIL.Image.linear_gradient("L").resize(plain.size))
+    veil.save(made / "veil.png")
+
+    result = streamseg("segment", made, "-o", tmp_path / "out", "--effect", "cutout")
+
+    assert result.code == 0, result.err
+    out = {path.name: np.asarray(PIL.Image.open(path)) for path in (tmp_path / "out").iterdir()}
+    assert sorted(out) == [
+        "100 %d sure_cutout.png",
+        "deep_cutout.png",
+        "moving_png_cutout.png",
+        "moving_webp_cutout.png",
+        "plain_cutout.png",
+        "printed_cutout.png",
+        "turned_cutout.png",
+        "veil_cutout.png",
+    ]
+    whole = out["plain_cutout.png"]
+    assert whole.shape == (360, 640, 4)
+    assert np.abs(whole[SUBJECT][..., :3].astype(int) - np.asarray(plain)[SUBJECT]).max() <= 3
+    assert whole[SUBJECT][..., 3].min() > 225
+    assert whole[CORNER][..., 3].max() < 30
+    for name, image in out.items():
+        assert image.shape == whole.shape, name
+        lossy = name.startswith(("turned", "printed"))
+        difference = np.abs(image[SUBJECT].astype(int) - whole[SUBJECT])[..., :3]
+        assert difference.mean() < (6 if lossy else 0.01), name
+    ramp = np.asarray(veil)[SUBJECT][..., 3].astype(int)
+    assert np.abs(out["veil_cutout.png"][SUBJECT][..., 3] - ramp).max() < 30
+
+
+def test_a_picture_is_never_replaced_by_its_own_result(streamseg: Command, folder: Path) -> None:
+    picture = folder / "a.png"
+    before = picture.read_bytes()
+    for form in ("png", "json", "npz", "coco"):
+        result = streamseg("segment", picture, "-o", picture, "--overwrite", "--format", form)
+        assert result.code != 0
+        assert "is being read" in result.err
+        assert picture.read_bytes() == before
+    assert list(folder.glob(".*")) == []
+
+
+def test_few_letters_are_no_picture(tmp_path: Path) -> None:
+    """In a process of its own: which decoders are loaded must not matter."""
+    (tmp_path / "bad.png").write_text("bad")
+    done = subprocess.run(
+        [sys.executable, "-m", "streamseg", "segment", "bad.png", "--format", "json"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("streamseg: bad.png: is no picture that can be read")
+    assert [path.name for path in tmp_path.iterdir()] == ["bad.png"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -152,14 +243,23 @@ def test_patterns_and_repeated_names_give_each_picture_once(
         (("{folder}/a.png", "--classes", "all,selfie"), ("--classes",)),
         (("{folder}/a.png", "--format", "json", "--effect", "blur"), ("--format json",)),
         (("{folder}/a.png", "--model", "selfy"), ("selfy", "selfie")),
-        (("{folder}/a.png", "{folder}/a.jpg", "-o", "{folder}/out"), ("both",)),
+        (("{folder}/a.png", "{folder}/more/a.png", "-o", "{folder}/out"), ("both",)),
+        (("{folder}/a.png", "--format", "json", "--classes", "selfy"), ("selfy", "SELFIE")),
+        (("{folder}/a.png", "-o", "{folder}/a.svg"), ("a.svg", ".png, .jpg")),
+        (("{folder}/a.png", "-o", "{folder}/x.jpg", "--classes", "all"), ("x.jpg", ".png")),
+        (("~nobody-here/a.png",), ("~nobody-here/a.png", "no such picture")),
+        (("{folder}/a.png", "--model", "~nobody-here/a.pte"), ("~nobody-here/a.pte",)),
+        (
+            ("{folder}/a.png", "--model", "{folder}/notes.tflite"),
+            ("notes.tflite", "check the path"),
+        ),
         (("{folder}/*.png", "-o", "{folder}/notes.txt/x"), ("notes.txt", "folder")),
     ],
 )
 def test_what_cannot_be_is_one_line(
     streamseg: Command, folder: Path, arguments: tuple[str, ...], words: tuple[str, ...]
 ) -> None:
-    (folder / "a.jpg").write_bytes((folder / "more" / "b.jpg").read_bytes())
+    (folder / "more" / "a.png").write_bytes((folder / "a.png").read_bytes())
     before = sorted(folder.rglob("*"))
 
     result = streamseg("segment", *(argument.format(folder=folder) for argument in arguments))
@@ -177,7 +277,7 @@ def test_a_model_of_another_task_is_one_line(
     program.with_suffix(".toml").write_text('name = "mine"\ntask = "classification"\n')
     for form in ("png", "json"):
         result = streamseg("segment", folder / "a.png", "--model", program, "--format", form)
-        one_line(result, 2, "mine", "classification")
+        one_line(result, 2, "mine", "classif")
 
 
 def test_classify_prints_the_best_labels(streamseg: Command, folder: Path, models: Path) -> None:

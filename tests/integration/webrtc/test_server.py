@@ -11,8 +11,8 @@ import ssl
 import sys
 import threading
 import time
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ from streamseg.webrtc.client import WhepSource, WhipSink
 from tests.support.calling import Caller, sample_pictures
 from tests.unit.webrtc.fakes import OFFERS
 from tests.unit.webrtc.test_signals import mutated
+from tests.unit.webrtc.test_uploads import picture as upload
 
 pytestmark = [pytest.mark.integration, pytest.mark.anyio]
 
@@ -124,6 +125,47 @@ async def test_call_has_its_background_replaced_from_the_first_picture_on() -> N
         statistics = session.statistics()  # of those that have ended, too
         assert statistics.frames_out > 50
         assert statistics.hidden > 0
+
+
+async def test_the_path_of_the_configured_background_is_told_to_nobody(tmp_path: Path) -> None:
+    background = tmp_path / "secret room.png"
+    background.write_bytes(upload())
+    given = {"effect__name": "replace", "effect__background": str(background)}
+    async with await serving(**given) as session, aiohttp.ClientSession() as client:
+        async with client.get(f"{session.server.url}/config.json") as response:
+            assert (await response.json())["effect"] == {"name": "replace", "options": {}}
+        background.unlink()
+        refused = await refusal(session)
+        assert "neither a file that exists" in refused
+        assert "secret" not in refused
+        async with Caller(session.server.url, effect="none") as caller:
+            answer = await caller.ask({"effect": "replace", "options": {}})
+            assert "neither a file that exists" in answer["error"]
+            assert "secret" not in answer["error"]
+
+
+async def refusal(session: ServeSession, **wish: Any) -> str:
+    """What a good offer is refused with."""
+    sdp = (OFFERS / "chromium.sdp").read_bytes().decode()
+    offer = {"sdp": sdp, "type": "offer", **wish}
+    async with (
+        aiohttp.ClientSession() as client,
+        client.post(f"{session.server.url}/offer", json=offer) as response,
+    ):
+        assert response.status == 422
+        return str((await response.json())["error"])
+
+
+async def test_the_operator_may_have_an_effect_for_each_class_and_strangers_may_not() -> None:
+    classes = {"BACKGROUND": {"name": "replace", "background": "navy"}}
+    async with await serving(effect__name="per-class", effect__classes=classes) as session:
+        await session.model.wait_loaded()
+        wish = {"effect": "per-class", "options": {"classes": classes}}
+        assert "no effect of this name" in await refusal(session, **wish)
+        async with Caller(session.server.url) as caller:
+            async with asyncio.timeout(10):
+                while not 0.4 < share_of((await caller.next_frames(1))[0], NAVY) < 0.9:
+                    pass
 
 
 async def test_first_picture_of_a_warm_server_comes_within_a_second() -> None:
@@ -247,6 +289,81 @@ async def test_mutated_offers_beside_a_live_call(caplog) -> None:
     assert "a request failed" not in caplog.text
 
 
+async def test_mutated_offers_do_not_slow_the_call_beside_them() -> None:
+    """In a process of its own, as in use: what is measured is what the offers do to the server."""
+    chance = random.Random(11)
+    originals = [path.read_bytes().decode() for path in sorted(OFFERS.glob("*.sdp"))]
+    sdps = [mutated(chance.choice(originals), chance) for _ in range(500)]
+    alone, beside = Counted(), Counted()
+    async with (
+        served() as (url, _),
+        Caller(url) as caller,
+        aiohttp.ClientSession() as client,
+    ):
+        await ready(url, client)
+        await caller.next_frames(25)
+        # By turns: whatever else this machine does meanwhile, it does to both.
+        for begin in range(0, 500, 50):
+            with alone.counting(caller):
+                await asyncio.sleep(1.0)
+            with beside.counting(caller):
+                for number in range(begin, begin + 50):
+                    # Thirty a second: fifteen times what an address may send by default
+                    pace = asyncio.create_task(asyncio.sleep(1 / 30))
+                    await attack(url, client, sdps[number], whip=bool(number % 2))
+                    await pace
+        assert not caller.ended.is_set()
+    assert alone.rate > 8  # of 25: else there would be nothing to be kept
+    # Where others have the processor, the call misses frames anyway, and every offer costs it some.
+    least = 0.8 if alone.rate > 22 else 0.6
+    told = f"{beside.rate:.1f} fps beside the offers, {alone.rate:.1f} without them"
+    assert beside.rate >= least * alone.rate, told
+
+
+class Counted:
+    """Pictures that came back to a caller, and in what time."""
+
+    def __init__(self) -> None:
+        self.frames = 0
+        self.seconds = 0.0
+
+    @contextmanager
+    def counting(self, caller: Caller) -> Iterator[None]:
+        begun, frames = time.monotonic(), caller.frames
+        yield
+        self.frames += caller.frames - frames
+        self.seconds += time.monotonic() - begun
+
+    @property
+    def rate(self) -> float:
+        return self.frames / self.seconds
+
+
+async def attack(url: str, client: aiohttp.ClientSession, sdp: str, *, whip: bool) -> None:
+    """Send an offer; what comes of it is ended at once."""
+    if whip:
+        post = client.post(f"{url}/whip/attacked", data=sdp.encode(), headers=SDP)
+    else:
+        post = client.post(f"{url}/offer", json={"sdp": sdp, "type": "offer"})
+    async with post as response:
+        place = response.headers.get("Location", "")
+        if response.status == 200:
+            place = f"/session/{(await response.json())['session']}"
+        assert response.status in (200, 201) or 400 <= response.status < 500, response.status
+    if place:
+        async with client.delete(f"{url}{place}") as response:
+            assert response.status == 200
+
+
+async def ready(url: str, client: aiohttp.ClientSession) -> None:
+    async with asyncio.timeout(20):
+        while True:
+            async with client.get(f"{url}/readyz") as response:
+                if response.status == 200:
+                    return
+            await asyncio.sleep(0.05)
+
+
 async def test_connects_and_disconnects_leave_nothing() -> None:
     """The server alone, in a process of its own: callers take memory too."""
     pictures = sample_pictures(10)
@@ -315,7 +432,7 @@ SERVE = """
 import asyncio, sys
 from streamseg.session.serve import run_server
 from streamseg.session.serve_config import load_serve_config
-config = load_serve_config(None, {"server.port": 0, "limits.offers_per_minute": 1000})
+config = load_serve_config(None, {"server.port": 0, "limits.offers_per_minute": 10_000})
 asyncio.run(run_server(config, on_ready=lambda s: print(s.server.url, flush=True)))
 """
 

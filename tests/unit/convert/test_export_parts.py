@@ -254,3 +254,17 @@ def test_no_torchvision_is_an_error_that_says_so(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setitem(sys.modules, "torchvision", None)
     with pytest.raises(ModelError, match="torchvision is not installed"):
         import_torchvision_models()
+
+
+def test_pictures_are_of_known_formats_only_whatever_they_are_called(tmp_path: Path) -> None:
+    made = Image.new("RGB", (8, 8), (200, 100, 50))
+    made.save(tmp_path / "p.tga")
+    (tmp_path / "p.tga").rename(tmp_path / "p.png")
+    with pytest.raises(ModelError, match=r"p\.png: cannot be read: no picture"):
+        read_picture(tmp_path / "p.png", PLAIN, (8, 8))
+
+
+def test_sixteen_bits_are_scaled_and_not_cut_off(tmp_path: Path) -> None:
+    Image.fromarray(np.full((8, 8), 128 * 257, np.uint16)).save(tmp_path / "p.png")
+    picture = read_picture(tmp_path / "p.png", PLAIN, (8, 8))
+    assert picture.numpy() == pytest.approx(128 / 255)

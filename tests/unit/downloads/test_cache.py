@@ -34,6 +34,23 @@ def test_what_is_added_is_found(tmp_path: Path) -> None:
     assert entry.path.read_bytes() == DATA
 
 
+def test_what_was_converted_counts_too(tmp_path: Path) -> None:
+    cache = Cache(tmp_path)
+    put(cache, FILE)
+    program = tmp_path / "converted" / "key" / "deeplab.pte"
+    program.parent.mkdir(parents=True)
+    program.write_bytes(b"12345")
+    program.with_suffix(".toml").write_text('name = "deeplab"')
+
+    assert cache.converted() == [program]
+    assert cache.total_bytes() == len(DATA) + 5
+
+
+def test_an_unknown_home_folder_is_no_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STREAMSEG_CACHE", "~nobody-here/cache")
+    assert Cache().entries() == []
+
+
 def test_an_empty_cache_is_no_error_and_stays_empty(tmp_path: Path) -> None:
     cache = Cache(tmp_path / "none")
     assert cache.find(FILE) is None

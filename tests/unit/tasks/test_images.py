@@ -181,6 +181,7 @@ async def test_frames_are_converted_with_their_own_colours(space: int, full: boo
         (b"no picture at all, but some text", "is no picture that can be read"),
         (encoded(picture())[:60], "the picture is damaged"),
         (encoded(picture(), "JPEG")[:400], "is damaged|is no picture"),
+        ("", "path is empty"),
         ("there/is/no/such/file.jpg", "no such file"),
         ("data:image/png;base64", "no comma"),
         ("data:image/png;base64,???", "not valid base64"),

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import secrets
 from contextlib import asynccontextmanager
+from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import anyio
@@ -13,6 +16,7 @@ from aiohttp import web
 
 from streamseg.errors import SinkOpenError, SinkWriteError, SourceOpenError
 from streamseg.frames import Frame
+from streamseg.sources.reconnect import Backoff, Reconnect
 from streamseg.webrtc.client import WhepSource, WhipSink
 from streamseg.webrtc.peer import Peer, PeerOptions
 from tests.support.webrtc_peers import picture, read_number, use_loopback
@@ -175,6 +179,93 @@ async def test_the_server_ends_it() -> None:
             with pytest.raises(SinkWriteError, match="closed") as caught:
                 await sink.send(frame(0))
             assert "\n" not in str(caught.value)
+
+
+RETRY = partial(Backoff, Reconnect(first_delay_s=0.05, max_delay_s=0.2, give_up_after_s=5.0))
+
+
+@pytest.mark.anyio
+async def test_a_sink_that_was_closed_does_not_connect_again() -> None:
+    async with serving() as endpoint:
+        sink = WhipSink(f"{endpoint.address}/whip/room", options=QUICK, retry=RETRY)
+        await sink.open(await info_of(None))
+        await endpoint.aclose()
+        await asyncio.wait_for(sink._peer.closed.wait(), 5)
+        assert sink._call.broke
+        await sink.aclose()
+        tasks = asyncio.all_tasks()
+        with pytest.raises(anyio.ClosedResourceError):
+            await sink.send(frame(0))
+        assert asyncio.all_tasks() <= tasks
+        assert len(endpoint.peers) == 1
+
+
+@pytest.mark.anyio
+async def test_a_sink_is_closed_while_it_connects_again() -> None:
+    async with serving() as endpoint:
+        sink = WhipSink(f"{endpoint.address}/whip/room", options=QUICK, retry=RETRY)
+        await sink.open(await info_of(None))
+        await endpoint.aclose()
+        await asyncio.wait_for(sink._peer.closed.wait(), 5)
+        await sink.send(frame(0))
+        assert sink._again is not None
+        with anyio.fail_after(10):
+            while len(endpoint.peers) < 2:  # it is being answered just now
+                await anyio.sleep(0.001)
+        with anyio.fail_after(4):
+            await sink.aclose()
+        counted = sink.statistics()
+        assert counted.accepted == counted.written + sum(counted.dropped.values()) == 1
+        await endpoint.aclose()
+    assert not [task for task in asyncio.all_tasks() if "_connect_again" in repr(task)]
+
+
+@pytest.mark.anyio
+async def test_no_descriptors_left_is_said_and_is_tried_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    real, failures = Peer.offer, [2]
+
+    async def offer(self: Peer, *, sends: bool, receives: bool) -> str:
+        if failures[0]:
+            failures[0] -= 1
+            raise OSError(errno.EMFILE, "Too many open files")
+        return await real(self, sends=sends, receives=receives)
+
+    monkeypatch.setattr(Peer, "offer", offer)
+    async with serving() as endpoint:
+        sink = WhipSink(f"{endpoint.address}/whip/room", options=QUICK, retry=RETRY)
+        with pytest.raises(SinkOpenError, match="too many open files"):
+            await sink.open(await info_of(None))
+        failures[0] = 0
+        async with WhipSink(f"{endpoint.address}/whip/room", options=QUICK, retry=RETRY) as sink:
+            await sink.open(await info_of(None))
+            await endpoint.aclose()
+            await asyncio.wait_for(sink._peer.closed.wait(), 5)
+            failures[0] = 1
+            with anyio.fail_after(10):
+                while not sink.statistics().reconnects:
+                    await sink.send(frame(0))
+                    await anyio.sleep(0.01)
+            assert not failures[0]
+
+
+@pytest.mark.anyio
+async def test_times_go_on_where_a_sender_begins_anew() -> None:
+    source = WhepSource("https://host/whep/room", options=QUICK)
+    times = [0, 3000, 6000, 900, 3900, 6900, 6900, 90_000]  # one back, and one twice
+    placed = []
+    for number, pts in enumerate(times):
+        one = frame(number)
+        one.video.pts = pts
+        source._last = source._placed(replace(one, captured_s=100 + number / 30))
+        placed.append(source._last)
+    assert [one.pts for one in placed] == [
+        *(0, 3000, 6000, 9000, 12_000, 15_000, 18_000),
+        18_000 + 90_000 - 6900,
+    ]
+    assert [one.index for one in placed] == list(range(8))
+    await source.aclose()
 
 
 @pytest.mark.anyio

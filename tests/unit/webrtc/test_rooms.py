@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import gc
+import weakref
 from typing import Any
 
 import anyio
@@ -117,6 +119,25 @@ async def test_one_publisher_and_so_many_viewers() -> None:
         rooms.watch("other", Member())
     rooms.leave(room, next(iter(room.viewers)))
     rooms.watch("lobby", Member())
+
+
+async def test_a_room_with_nothing_to_see_yet_keeps_nobody_who_has_gone() -> None:
+    rooms = make_rooms()
+    room = rooms.publish("lobby", Member())
+    for _ in range(50):  # they come, are welcomed, see nothing, and go
+        viewer = Member()
+        assert rooms.watch("lobby", viewer) is room
+        await room.welcome(viewer)
+        rooms.leave(room, viewer)
+    gone = weakref.ref(viewer)
+    stayed = Member()
+    rooms.watch("lobby", stayed)
+    await room.welcome(stayed)
+    del viewer
+    gc.collect()
+    assert gone() is None
+    await RoomSink(room).open(await FakeSource(1).open())
+    assert room.watching == [stayed]
 
 
 async def test_a_room_goes_with_its_publisher() -> None:

@@ -7,15 +7,21 @@ import json
 import random
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import anyio
 import pytest
 
-from streamseg.effects.registry import EFFECTS
+from streamseg.effects.registry import EFFECTS, create_effect, option_names
 from streamseg.errors import ConfigError
 from streamseg.telemetry import PipelineStatistics, StageTimes
-from streamseg.webrtc.choices import FILE_OPTIONS, choose_effect, offered_effects
+from streamseg.webrtc.choices import (
+    FILE_OPTIONS,
+    choose_effect,
+    offered_effects,
+    servable_effects,
+)
 from streamseg.webrtc.control import Control, figures
 from streamseg.webrtc.statistics import PeerStatistics
 from streamseg.webrtc.uploads import Uploads
@@ -197,6 +203,88 @@ async def test_every_option_that_can_name_a_file_is_known() -> None:
             for value in ("/etc/passwd", "clip.mp4", "", "/dev/video0", None, 5):
                 with pytest.raises(ConfigError):
                     choose_effect(name, {option: value}, uploads)
+
+
+def test_what_strangers_may_choose_exists_and_every_other_effect_was_left_out_knowingly() -> None:
+    """A new effect or option is the operator's alone until somebody has looked at it."""
+    offered = offered_effects()
+    assert set(EFFECTS) - set(offered) == {"cutout", "per-class"}
+    for name, options in offered.items():
+        assert set(options) == set(option_names(name)), name
+    assert set(servable_effects()) - set(offered) == {"per-class"}
+
+
+def wishes_for(name: str, file: str) -> list[dict[str, Any]]:
+    """Every option of an effect with a file in it, however deep."""
+    nested: dict[str, Any] = {"name": "replace", "background": file}
+    values: list[Any] = [
+        file,
+        f"file:{file}",
+        [file],
+        {"PERSON": file},
+        nested,
+        {"PERSON": nested},
+        {"PERSON": {**nested, "classes": {"PERSON": nested}}},
+        [nested],
+        {"background": file},
+    ]
+    options = {*option_names(name), "background", "classes", "name"}
+    return [{option: value} for option in options for value in values]
+
+
+async def test_no_option_of_any_effect_takes_a_file_from_a_stranger(tmp_path: Path) -> None:
+    file = tmp_path / "room.png"
+    file.write_bytes(picture())
+    made = create_effect("replace", {"background": file})  # else the rest would prove nothing
+    made.close()
+    with pytest.raises(ConfigError):
+        made.wanted_labels(("DOG",))
+    taken = []
+    async with Uploads(most=1, most_per_address=1) as uploads:
+        for name in EFFECTS:
+            for options in wishes_for(name, str(file)):
+                try:
+                    choice = choose_effect(name, options, uploads)
+                    effect = create_effect(choice.name, choice.options)
+                except ConfigError:
+                    continue
+                # As a label that no model has: nothing is done with it.
+                assert set(options) <= {"subject", "colours"}
+                if "subject" in options:
+                    with pytest.raises(ConfigError):
+                        effect.wanted_labels(("PERSON",))
+                taken.append(name)
+                effect.close()
+    assert set(taken) <= {"none", "blur", "replace", "tint", "pixelate", "grayscale"} | {
+        "mask",
+        "labels",
+    }
+
+
+@pytest.mark.parametrize(
+    "classes",
+    [
+        {"PERSON": "blur"},
+        {"PERSON": {"name": "replace", "background": "/etc/passwd"}},
+        {"BACKGROUND": {"name": "replace", "background": "navy"}},
+        {},
+    ],
+)
+async def test_effects_of_effects_are_not_for_strangers(classes: dict[str, Any]) -> None:
+    async with talking() as (talk, _):
+        answer = await talk.say({"effect": "per-class", "options": {"classes": classes}})
+        assert "no effect of this name" in answer["error"]
+        answer = await talk.say({"effect": "blur", "options": {"classes": classes}})
+        assert "no such option" in answer["error"]
+        assert not talk.processing.changes
+
+
+@pytest.mark.parametrize("value", [[["a"]], {"a": {"b": 1}}, {"a": ["b"]}, [{"a": 1}]])
+async def test_an_option_is_not_nested(value: Any) -> None:
+    async with talking() as (talk, _):
+        answer = await talk.say({"effect": "tint", "options": {"colours": value}})
+        assert "nested" in answer["error"]
+        assert not talk.processing.changes
 
 
 def all_annotations(kind: type) -> dict[str, Any]:
