@@ -15,6 +15,7 @@ import av.error
 from av.video.frame import PictureType
 
 from streamseg.errors import SinkOpenError, SinkWriteError
+from streamseg.priorities import ordinary_priorities
 from streamseg.sinks.encoder import EncoderChoice, choose_encoder, choose_picture
 from streamseg.sinks.hdr import add_hdr_options
 from streamseg.sinks.pixels import Conform, describe_loss, has_alpha
@@ -144,7 +145,8 @@ class VideoTrack:
             context.codec_tag = "hvc1"  # Apple's players refuse FFmpeg's default, hev1
         context.options = dict(choice.options)
         try:
-            context.open()
+            with ordinary_priorities():
+                context.open()
         except (av.error.FFmpegError, OSError, ValueError) as exc:
             raise SinkOpenError(
                 f"cannot write {self._shown}: encoder {choice.name} refuses "

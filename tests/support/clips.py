@@ -22,6 +22,8 @@ from typing import TYPE_CHECKING, Any
 import av
 import numpy as np
 
+from streamseg.priorities import ordinary_priorities
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
@@ -234,7 +236,10 @@ def make_clip(
         settings["max_interleave_delta"] = "1"  # microseconds: nothing waits for its neighbours
     full_range = pix_fmt.startswith("yuvj") or (colour is not None and colour[1] == 2)
 
-    with av.open(str(path), "w", format=format, container_options=settings) as container:
+    with (
+        ordinary_priorities(),
+        av.open(str(path), "w", format=format, container_options=settings) as container,
+    ):
         container.metadata.update(metadata or {})
         image = _add_cover(container) if cover else None
         video = _add_video(

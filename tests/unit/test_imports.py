@@ -26,6 +26,7 @@ LEVELS = (
         "telemetry",
         "ffmpeg_log",
         "side_data",
+        "priorities",
     ),
     ("downloads",),
     ("models", "masks"),

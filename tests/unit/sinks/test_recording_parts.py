@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ import pytest
 
 from streamseg.errors import ConfigError, SinkWriteError
 from streamseg.ffmpeg_log import quiet_ffmpeg
+from streamseg.priorities import ordinary_priorities
 from streamseg.sinks.container import container_for
 from streamseg.sinks.encoder import choose_encoder
 from streamseg.sinks.live_muxing import PacketGate, tune_for_recording, tune_for_streaming
@@ -81,8 +83,12 @@ def test_tuned_options_are_known_to_the_encoder(encoder: str) -> None:
     context.width, context.height, context.pix_fmt = 64, 48, "yuv420p"
     context.time_base = Fraction(1, 30)
     context.options = dict(choice.options)
-    context.open()
+    with ordinary_priorities():
+        context.open()
     assert set(context.options) <= {"bf"}
+    # As root SVT-AV1 takes the highest real-time priority for all of its threads.
+    policies = {os.sched_getscheduler(int(thread)) for thread in os.listdir("/proc/self/task")}
+    assert policies == {os.SCHED_OTHER}
 
 
 @pytest.mark.parametrize("preset", ["ultrafast", "superfast"])
