@@ -292,6 +292,7 @@ def beside_torchvision() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{torchvision_folder()}"}
 
 
+@pytest.mark.slow
 def test_real_weights_of_torchvision_see_what_is_in_a_picture(
     tmp_path: Path, assets: Path, beside_torchvision: dict[str, str]
 ) -> None:

@@ -169,6 +169,7 @@ def load() -> Iterator[Load]:
 
 
 @pytest.mark.timeout(115)
+@pytest.mark.slow
 async def test_pictures_become_smaller_or_fewer_but_not_late(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -111,21 +111,21 @@ async def test_publishes_into_a_room(server: UnalteredServing, certificate: list
     with publishing(f"{server.url}/whip/ffmpeg", *certificate) as process:
         assert process.stdout is not None
         line = await asyncio.to_thread(process.stdout.readline)
-        assert line == "connected\n"
+        assert line == "connected\n", process.communicate()[1]
         async with asyncio.timeout(20):
             viewer = await watching(f"whep:{server.url}/whep/ffmpeg")
         async with viewer:
-            assert viewer.audio is not None
-            seen = []
+            seen, sounds = [], 0
             begun_s = time.monotonic()
             async with asyncio.timeout(10):
                 while len(seen) < 50:
                     seen.append(read_number((await viewer.receive()).video))
+                    sounds += len(viewer.take_packets())
             assert 1.0 < time.monotonic() - begun_s < 5.0
             assert None not in seen
             assert seen == sorted(set(seen))
             assert seen[-1] - seen[0] < 60  # hardly one was left out
-            assert viewer.audio.packets > 50
+            assert sounds > 50
         process.kill()
         # It said nothing: that no media comes tells.
         async with asyncio.timeout(10):
