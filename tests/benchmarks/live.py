@@ -66,6 +66,7 @@ def endure(clip: Path, out: Path, seconds: float) -> dict[str, Any]:
         "cores": (last["cpu_s"] - first["cpu_s"]) / span,
         "rss_mb": round(last["rss_mb"], 1),
         "rss_growth_mb": round(last["rss_mb"] - first["rss_mb"], 1),
+        "rss_mb_by_half_minutes": [round(line["rss_mb"]) for line in lines[::30]],
         "threads": [first["threads"], last["threads"]],
         "tasks": [first["tasks"], last["tasks"]],
         "descriptors": [first["descriptors"], last["descriptors"]],
