@@ -278,7 +278,6 @@ async def measured(
     return each, 1e3 * used_s / pictures, float(np.median(ages))
 
 
-@pytest.mark.slow
 async def test_eight_viewers_cost_one_encoder(
     encodes: Counter[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

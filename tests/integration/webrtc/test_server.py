@@ -289,7 +289,6 @@ async def test_mutated_offers_beside_a_live_call(caplog) -> None:
     assert "a request failed" not in caplog.text
 
 
-@pytest.mark.slow
 async def test_mutated_offers_do_not_slow_the_call_beside_them() -> None:
     """In a process of its own, as in use: what is measured is what the offers do to the server."""
     chance = random.Random(11)
