@@ -5,10 +5,15 @@ its own (the ICC profile of a PNG) is freed twice when the container goes, which
 and one entry of a kind that PyAV has no name for (EXIF) makes all of them unreadable. So the frame
 goes through a filter graph that removes every kind that was not asked for, and what is left of the
 copy is read.
+
+And a frame whose side data was read refers to it and is referred to by it: its picture stays in
+memory until Python looks for such rings, which a process that makes few objects does every few
+minutes at best. So they are looked for here.
 """
 
 from __future__ import annotations
 
+import gc
 from typing import TYPE_CHECKING, Any
 
 import av
@@ -51,8 +56,13 @@ def safe_side_data(video: av.VideoFrame, kinds: Iterable[str] = _READABLE) -> di
         removers = [graph.add("sidedata", f"mode=delete:type={kind}") for kind in others]
         graph.link_nodes(source, *removers, graph.add("buffersink")).configure()
         graph.vpush(video)
-        # PyAV types side_data as one entry; it is a mapping of them.
-        entries: Any = graph.vpull().side_data
-        return {entry.type.name: bytes(entry) for entry in entries}
+        return _read(graph.vpull())
     except (av.error.FFmpegError, ValueError, TypeError, OverflowError):
         return {}  # a surface of a device, a kind of a later FFmpeg: it is not essential
+    finally:
+        gc.collect(1)  # what is young: takes well under a millisecond
+
+
+def _read(copy: Any) -> dict[str, bytes]:
+    # PyAV types side_data as one entry; it is a mapping of them.
+    return {entry.type.name: bytes(entry) for entry in copy.side_data}

@@ -315,6 +315,20 @@ def test_safe_side_data_leaves_out_what_was_not_asked_for(tmp_path: Path) -> Non
     gc.collect()
 
 
+def test_a_picture_does_not_stay_in_memory_when_its_side_data_was_read(tmp_path: Path) -> None:
+    with av.open(str(_jpeg(tmp_path / "in.jpg"))) as container:
+        jpeg = next(container.decode(video=0))
+    gc.collect()
+    gc.disable()
+    try:
+        assert set(safe_side_data(jpeg)) == {"DISPLAYMATRIX"}
+        assert gc.collect() == 0  # nothing was left for it to find
+    finally:
+        gc.enable()
+    del jpeg
+    gc.collect()
+
+
 # --- converted sound and subtitles -------------------------------------------------------------
 
 
