@@ -72,7 +72,7 @@ def endure(clip: Path, out: Path, seconds: float) -> dict[str, Any]:
         "descriptors": [first["descriptors"], last["descriptors"]],
         "hidden": last["hidden"],
         "dropped": last["dropped"],
-        "dropped_by_sinks": last["sinks"],
+        "dropped_by_sinks": {Path(name).name: drops for name, drops in last["sinks"].items()},
         "loop_lag_p99_ms": last["lag_p99_ms"],
         "stages_p50_ms": last["stages"],
     }
