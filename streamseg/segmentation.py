@@ -1,4 +1,4 @@
-"""Segmentation: what a model said of one frame, and Instance: one object in it."""
+"""Segmentation: what a model said of one frame, and FrameInstance: one object in it."""
 
 from __future__ import annotations
 
@@ -12,12 +12,14 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["Instance", "Segmentation"]
+__all__ = ["FrameInstance", "Segmentation"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Instance:
-    """One object that an instance model found.
+class FrameInstance:
+    """One object that an instance model found in a frame.
+
+    The objects of still pictures are ``streamseg.Instance``: in pixels, and yes or no for each.
 
     Attributes:
         label: Its class, one of ``Segmentation.labels``.
@@ -54,7 +56,7 @@ class Segmentation:
     class_map: NDArray[np.uint8] | NDArray[np.int32] | None = None
     masks: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
     model_ms: float = 0.0
-    instances: tuple[Instance, ...] = ()
+    instances: tuple[FrameInstance, ...] = ()
     scores: Mapping[str, float] = field(default_factory=dict)
 
     def mask_of(self, labels: Iterable[str]) -> NDArray[np.float32]:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -14,6 +12,7 @@ import av  # noqa: F401 - before cv2: the other way round, FFmpeg's x11grab cras
 import pytest
 
 from tests.support.command import Command
+from tests.support.made_once import digest_of, made_once
 from tests.support.programs import require
 
 # A shell that runs the tests in the background has them ignore Ctrl-C, and what they start, too.
@@ -59,28 +58,15 @@ def assets() -> Path:
 
 
 @pytest.fixture(scope="session")
-def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def models() -> Path:
     """Folder of the programs of ``tests/support/models.py``; made once per version of it."""
-    script = Path(__file__).parent / "support" / "models.py"
-    room = Path(__file__).parents[1] / "streamseg" / "convert"
+    root = Path(__file__).parents[1]
+    room = root / "streamseg" / "convert"
+    script = root / "tests" / "support" / "models.py"
     sources = [script, room / "export.py", room / "_lowering.py", room / "_comparison.py"]
-    key = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()[:16]
-    folder = Path(__file__).parents[1] / ".cache" / "test-models" / key
-    if not folder.exists():
-        made = tmp_path_factory.mktemp("models")
-        subprocess.run(
-            [sys.executable, "-m", "tests.support.models", str(made)],
-            check=True,
-            capture_output=True,
-            cwd=Path(__file__).parents[1],
-            timeout=300,
-        )
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        mine = folder.with_name(f"{folder.name}.{os.getpid()}")
-        shutil.copytree(made, mine)
-        try:
-            mine.rename(folder)
-        except OSError:  # another test process was quicker
-            shutil.rmtree(mine)
-            assert folder.exists()
-    return folder
+
+    def make(folder: Path) -> None:
+        command = [sys.executable, "-m", "tests.support.models", str(folder)]
+        subprocess.run(command, check=True, capture_output=True, cwd=root, timeout=300)
+
+    return made_once(f"small-{digest_of(sources)}", make)

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from streamseg.cli.options import Json, Quiet, Threads
-from streamseg.cli.stills import PictureProgress, print_stills
+from streamseg.cli.stills import PICTURES, PictureProgress, print_stills
 
 __all__ = ["classify"]
 
@@ -15,7 +15,7 @@ __all__ = ["classify"]
 def classify(
     pictures: Annotated[
         list[str],
-        typer.Argument(metavar="PICTURE...", help="Pictures, folders of pictures, or patterns."),
+        typer.Argument(metavar="PICTURE...", help=PICTURES),
     ],
     model: Annotated[
         str,
@@ -38,7 +38,7 @@ def classify(
     from streamseg.session.pictures import plan_results
     from streamseg.session.stills import classify_pictures
 
-    plan = plan_results(pictures, None, "", single="")
+    plan = plan_results(pictures, None, "")
     with PictureProgress(len(plan.items), quiet=quiet or as_json) as progress:
         report = run_async(
             classify_pictures(
@@ -50,4 +50,4 @@ def classify(
                 on_progress=progress.downloaded,
             )
         )
-    print_stills(report, plan.missing, as_json=as_json, quiet=quiet)
+    print_stills(report, plan, as_json=as_json, quiet=quiet)

@@ -3,29 +3,18 @@
 from __future__ import annotations
 
 import re
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.filesize import decimal
-from rich.markup import escape
 
+from streamseg.cli.exporting import exporting
 from streamseg.cli.options import Json, Overwrite, Quiet
-from streamseg.cli.report import print_json, print_notices
 from streamseg.errors import ConfigError
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
-
-    from streamseg.convert import ExportReport
 
 __all__ = ["app"]
 
 _MAX_SIDE_PX = 4096
-# Below this an int8 program is worth a second look.
-_LOW_IOU = 0.9
 
 app = typer.Typer(
     help="Export models to .pte: from TensorFlow Lite, torchvision, transformers, or your own.",
@@ -52,7 +41,11 @@ Calibrate = Annotated[
     ),
 ]
 Picture = Annotated[
-    Path | None, typer.Option(help="A picture to compare the program with the original on.")
+    Path | None,
+    typer.Option(
+        help="A picture to compare the program with the original on; a portrait of streamseg's "
+        "own if unset."
+    ),
 ]
 
 
@@ -74,24 +67,14 @@ def tflite(
         streamseg export tflite deeplab.tflite -o deeplab.pte
     """
     pictures = _calibration(int8, calibrate)
-    with _exporting(output, overwrite, quiet, as_json) as (step, done):
-        from streamseg.convert.pictures import export_on_pictures, read_picture
-        from streamseg.convert.tflite import export_tflite, load_tflite, to_module
+    with exporting(output, overwrite, quiet, as_json) as (step, done):
+        from streamseg.convert.tflite import export_tflite, load_tflite
 
-        graph = load_tflite(file)
-        card = graph.card(output.stem)
-        if pictures is None:
-            sample = read_picture(picture, card, graph.input_size) if picture else None
-            done(export_tflite(file, output, card=card, picture=sample, on_step=step))
-            return
-        if graph.quantised:
-            raise ConfigError(f"{file} is quantised already: leave --int8 out")
         done(
-            export_on_pictures(
-                to_module(graph),
-                graph.input_shape,
+            export_tflite(
+                file,
                 output,
-                card,
+                card=load_tflite(file).card(output.stem),
                 calibrate=pictures,
                 picture=picture,
                 on_step=step,
@@ -138,7 +121,7 @@ def torchvision(
             "or --random-weights to measure speed, and not both"
         )
     pictures, input_size = _calibration(int8, calibrate), _parse_size(size)
-    with _exporting(output, overwrite, quiet, as_json) as (step, done):
+    with exporting(output, overwrite, quiet, as_json) as (step, done):
         from streamseg.convert.torchvision_models import export_torchvision
 
         done(
@@ -166,6 +149,9 @@ def transformers(
         list[str] | None,
         typer.Option(help="What the model is for: panoptic, instance, semantic; may be repeated."),
     ] = None,
+    int8: Int8 = False,
+    calibrate: Calibrate = None,
+    picture: Picture = None,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
     as_json: Json = False,
@@ -176,11 +162,21 @@ def transformers(
 
         streamseg export transformers ./my-segformer -o segformer.pte
     """
-    input_size = _parse_size(size)
-    with _exporting(output, overwrite, quiet, as_json) as (step, done):
+    pictures, input_size = _calibration(int8, calibrate), _parse_size(size)
+    with exporting(output, overwrite, quiet, as_json) as (step, done):
         from streamseg.convert.transformers_models import export_transformers
 
-        done(export_transformers(model, output, size=input_size, subtasks=task, on_step=step))
+        done(
+            export_transformers(
+                model,
+                output,
+                size=input_size,
+                subtasks=task,
+                calibrate=pictures,
+                picture=picture,
+                on_step=step,
+            )
+        )
 
 
 @app.command("module")
@@ -211,7 +207,7 @@ def module(
         streamseg export module mymodels.road:build --input 1x3x256x512 --card road.toml -o road.pte
     """
     pictures, input_shape = _calibration(int8, calibrate), _parse_shape(shape)
-    with _exporting(output, overwrite, quiet, as_json) as (step, done):
+    with exporting(output, overwrite, quiet, as_json) as (step, done):
         from streamseg.convert.module import export_function
         from streamseg.models.card import load_card
 
@@ -226,69 +222,6 @@ def module(
                 on_step=step,
             )
         )
-
-
-@contextmanager
-def _exporting(
-    output: Path, overwrite: bool, quiet: bool, as_json: bool
-) -> Iterator[tuple[Callable[[str], None], Callable[[ExportReport], None]]]:
-    """Check the target, run the block quietly, then print the report that it hands over."""
-    from streamseg.cli.quiet import quiet_work
-
-    if output.suffix.lower() != ".pte":
-        raise ConfigError(f"--output is {output}: expected a name that ends with .pte")
-    if not output.parent.is_dir():
-        raise ConfigError(f"--output is {output}: there is no such folder; make it first")
-    for path in (output, output.with_suffix(".toml")):
-        if path.exists() and not overwrite:
-            raise ConfigError(f"{path} exists: give another --output, or --overwrite")
-    reports: list[ExportReport] = []
-    with quiet_work("loading PyTorch", quiet=quiet or as_json) as step:
-        yield step, reports.append
-    for report in reports:
-        if as_json:
-            print_json({"status": "ok", **report.to_json()})
-        elif not quiet:
-            _print(report)
-        if not as_json:
-            print_notices(_notices(report))
-
-
-def _print(report: ExportReport) -> None:
-    console = Console(highlight=False, soft_wrap=True, emoji=False)
-    kind = "int8" if report.quantized else "float32"
-    console.print(
-        f"[bold]{escape(str(report.path))}[/]: {decimal(report.size_bytes)}, {kind}, "
-        f"input {_shape(report.input_shape)}, "
-        f"output {', '.join(map(_shape, report.output_shapes))}, in {report.export_s:.0f} s"
-    )
-    if report.card_path is not None:
-        console.print(f"card: {escape(str(report.card_path))}")
-    console.print(
-        f"compared with PyTorch on {report.compared_with}: "
-        f"largest difference {report.max_abs_difference:.2g}"
-    )
-    if report.agreement is not None:
-        against = " with float32" if report.quantized else ""
-        console.print(f"agreement{against}: {report.agreement.in_words}")
-    console.print(f"one run: {report.run_ms:.1f} ms")
-    if report.outside:
-        console.print(
-            f"{report.delegates} XNNPACK delegates; not in them: {', '.join(report.outside)}"
-        )
-
-
-def _notices(report: ExportReport) -> Sequence[str]:
-    notices = list(report.notices)
-    agreement = report.agreement
-    if report.quantized and agreement is not None:
-        worth = agreement.share if agreement.iou is None else agreement.iou
-        if worth < _LOW_IOU:
-            notices.append(
-                f"int8 says the same as float32 to {worth:.0%} only: "
-                "calibrate with more pictures of the kind that it will see"
-            )
-    return notices
 
 
 def _calibration(int8: bool, calibrate: list[Path] | None) -> list[Path] | None:
@@ -323,7 +256,3 @@ def _parse_shape(text: str | None) -> tuple[int, ...] | None:
     if not all(1 <= side <= _MAX_SIDE_PX for side in shape):
         raise ConfigError(f"--input is {text!r}: expected sides from 1 to {_MAX_SIDE_PX}")
     return shape
-
-
-def _shape(shape: tuple[int, ...]) -> str:
-    return "x".join(map(str, shape))

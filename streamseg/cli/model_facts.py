@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from rich.filesize import decimal
@@ -9,10 +10,10 @@ from rich.filesize import decimal
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from streamseg.downloads.cache import CacheEntry
+    from streamseg.downloads.cache import Cache, CacheEntry
     from streamseg.models.card import Card
 
-__all__ = ["model_facts", "model_row", "other_row"]
+__all__ = ["converted_sizes", "model_facts", "model_row", "other_row"]
 
 
 def model_row(name: str, card: Card, state: str) -> dict[str, Any]:
@@ -41,6 +42,15 @@ def other_row(entry: CacheEntry) -> dict[str, Any]:
         "size_bytes": entry.size_bytes,
         "complete": entry.is_complete,
     }
+
+
+def converted_sizes(cache: Cache) -> list[tuple[Path, int]]:
+    """Return the programs that models of other formats were converted to, and their bytes."""
+    found = []
+    for path in cache.converted():
+        with suppress(OSError):  # removed meanwhile
+            found.append((path, path.stat().st_size))
+    return found
 
 
 def model_facts(

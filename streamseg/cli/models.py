@@ -11,7 +11,7 @@ from rich.filesize import decimal
 from rich.markup import escape
 from rich.table import Table
 
-from streamseg.cli.model_facts import model_facts, model_row, other_row
+from streamseg.cli.model_facts import converted_sizes, model_facts, model_row, other_row
 from streamseg.cli.options import Json
 from streamseg.cli.report import print_error, print_json
 
@@ -90,8 +90,8 @@ def list_models(as_json: Json = False) -> None:
     for entry in others:
         state = "" if entry.is_complete else ", not whole: fetch it again"
         console.print(f"[dim]also:[/] {escape(entry.source)} ({decimal(entry.size_bytes)}{state})")
-    for path in cache.converted():
-        console.print(f"[dim]converted:[/] {escape(str(path))}")
+    for path, size in converted_sizes(cache):
+        console.print(f"[dim]converted:[/] {escape(str(path))} ({decimal(size)})")
     console.print(f"[dim]cache:[/] {escape(str(cache.folder))}, {decimal(cache.total_bytes())}")
 
 
@@ -149,13 +149,35 @@ def fetch(names: Names) -> None:
 
 
 @app.command()
-def remove(names: Names) -> None:
-    """Delete fetched models from the cache, also what a cut download left."""
-    from streamseg.models.registry import remove_model
+def remove(
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="NAME",
+            help="Names of the list, addresses (https, hf), or the path of a .tflite, which stays.",
+        ),
+    ] = None,
+    converted: Annotated[
+        bool, typer.Option("--converted", help="All that .tflite files were converted to.")
+    ] = False,
+) -> None:
+    """Delete fetched and converted models from the cache, also what a cut download left.
 
-    for name in names:
-        freed = remove_model(name)
-        typer.echo(f"{_shown(name)}: {f'{decimal(freed)} freed' if freed else 'was not here'}")
+    **Examples**
+
+        streamseg models remove deeplab-v3-resnet50 road.tflite
+
+        streamseg models remove --converted
+    """
+    from streamseg.errors import ConfigError
+    from streamseg.models.registry import remove_converted, remove_model
+
+    if not names and not converted:
+        raise ConfigError("name what to remove, or give --converted; see: streamseg models list")
+    for name in names or ():
+        _tell_removed(_shown(name), remove_model(name))
+    if converted:
+        _tell_removed("converted models", remove_converted())
 
 
 @app.command()
@@ -170,7 +192,7 @@ def path(name: Name) -> None:
 def verify(
     names: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[NAME...]", help="All that are here, if left out."),
+        typer.Argument(metavar="NAME", help="All that are here, if left out."),
     ] = None,
 ) -> None:
     """Read models again and compare their SHA-256 with their cards, or with what was fetched."""
@@ -255,6 +277,10 @@ def _bar() -> Progress:
         disable=not console.is_terminal,
         transient=True,
     )
+
+
+def _tell_removed(what: str, freed: int) -> None:
+    typer.echo(f"{what}: {f'{decimal(freed)} freed' if freed else 'was not here'}")
 
 
 def _checks(cache: Any, names: list[str]) -> list[tuple[str, CacheEntry, str]]:

@@ -14,10 +14,12 @@ __all__ = [
     "Background",
     "Classes",
     "ConfigFile",
+    "Contours",
     "EffectName",
     "Feather",
     "Fit",
     "Json",
+    "Legend",
     "ModelName",
     "Overwrite",
     "Quiet",
@@ -80,6 +82,17 @@ Classes = Annotated[
         rich_help_panel=_EFFECT,
     ),
 ]
+Contours = Annotated[
+    float | None,
+    typer.Option(
+        help="For tint: width of outlines, 0 to 5 % of the picture's shorter side.",
+        rich_help_panel=_EFFECT,
+    ),
+]
+Legend = Annotated[
+    bool,
+    typer.Option("--legend", help="For tint: write which colour is what.", rich_help_panel=_EFFECT),
+]
 Threshold = Annotated[
     float | None,
     typer.Option(
@@ -138,6 +151,8 @@ def scenario_values(
     subject: bool = False,
     threshold: float | None = None,
     feather: float | None = None,
+    contours: float | None = None,
+    legend: bool = False,
 ) -> dict[str, Any]:
     """Return what the options that all commands share are as configuration.
 
@@ -154,6 +169,8 @@ def scenario_values(
         subject: Whether the effect is applied to the subject instead of the background.
         threshold: Of the masks.
         feather: Likewise.
+        contours: Width of the outlines of ``tint``.
+        legend: Whether ``tint`` has a legend.
 
     Returns:
         Dotted key -> value, None where nothing was said.
@@ -174,6 +191,8 @@ def scenario_values(
         "effect.on": "subject" if subject else None,
         "effect.threshold": threshold,
         "effect.feather": feather,
+        "effect.contours": contours,
+        "effect.legend": legend or None,
     }
 
 

@@ -27,7 +27,14 @@ if TYPE_CHECKING:
     from streamseg.engine import Pipeline
     from streamseg.telemetry import PipelineStatistics
 
-__all__ = ["FileProgress", "print_error", "print_json", "print_notices", "print_summary"]
+__all__ = [
+    "FileProgress",
+    "ProgressBar",
+    "print_error",
+    "print_json",
+    "print_notices",
+    "print_summary",
+]
 
 _REFRESH_S = 0.1
 
@@ -57,24 +64,19 @@ class _Speed(ProgressColumn):
         return Text(f"{task.finished_speed or task.speed or 0:.0f} fps")
 
 
-class FileProgress:
-    """A progress bar on standard error while a file job runs; silent where that is no terminal."""
+class ProgressBar:
+    """A progress bar on standard error while a command runs; silent where that is no terminal.
 
-    def __init__(self, name: str, *, quiet: bool) -> None:
+    Args:
+        columns: What it shows.
+        quiet: Whether nothing is shown.
+    """
+
+    def __init__(self, *columns: ProgressColumn, quiet: bool) -> None:
         console = _stderr()
         self._bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=30),
-            MofNCompleteColumn(),
-            TextColumn("frames"),
-            _Speed(),
-            TimeRemainingColumn(elapsed_when_finished=True),
-            console=console,
-            disable=quiet or not console.is_terminal,
-            transient=True,
+            *columns, console=console, disable=quiet or not console.is_terminal, transient=True
         )
-        self._task = self._bar.add_task(escape(name), total=None)
-        self._shown_s = 0.0
 
     def __enter__(self) -> Self:
         self._bar.start()
@@ -87,6 +89,28 @@ class FileProgress:
         traceback: TracebackType | None,
     ) -> None:
         self._bar.stop()
+
+
+class FileProgress(ProgressBar):
+    """How far a file job is.
+
+    Args:
+        name: The file's.
+        quiet: Whether nothing is shown.
+    """
+
+    def __init__(self, name: str, *, quiet: bool) -> None:
+        super().__init__(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=30),
+            MofNCompleteColumn(),
+            TextColumn("frames"),
+            _Speed(),
+            TimeRemainingColumn(elapsed_when_finished=True),
+            quiet=quiet,
+        )
+        self._task = self._bar.add_task(escape(name), total=None)
+        self._shown_s = 0.0
 
     def update(self, pipeline: Pipeline) -> None:
         """Show how far the pipeline is; cheap enough to be called for every frame."""

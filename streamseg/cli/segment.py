@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
 from streamseg.cli.options import (
     Background,
     ConfigFile,
+    Contours,
     EffectName,
     Feather,
     Fit,
     Json,
+    Legend,
     ModelName,
     Overwrite,
     Quiet,
@@ -23,20 +23,23 @@ from streamseg.cli.options import (
     Subject,
     Threads,
     Threshold,
+    parse_classes,
+    scenario_values,
 )
-from streamseg.cli.stills import PictureProgress, print_stills
+from streamseg.cli.stills import PICTURES, PictureProgress, print_stills
 from streamseg.config import load_config
 from streamseg.errors import ConfigError
 
 __all__ = ["segment"]
 
 _RESULT = "Result"
+_SUFFIXES = {"npz": (".npz",), "json": (".json",), "coco": (".json",)}
 
 
 def segment(
     pictures: Annotated[
         list[str],
-        typer.Argument(metavar="PICTURE...", help="Pictures, folders of pictures, or patterns."),
+        typer.Argument(metavar="PICTURE...", help=PICTURES),
     ],
     output: Annotated[
         str | None,
@@ -53,16 +56,17 @@ def segment(
             "--format",
             "-f",
             help="png: the mask; with --classes all the index of each pixel's class. npz: arrays "
-            "for numpy. json: a record of each class or object. coco: annotations of all pictures "
-            "in one file.",
+            "for numpy. json: a record of each class, object or segment. coco: annotations of all "
+            "pictures in one file.",
             rich_help_panel=_RESULT,
         ),
     ] = "png",
     classes: Annotated[
         str | None,
         typer.Option(
-            help="Which classes, separated by commas: person,dog; all for all of them. People if "
-            "unset.",
+            help="Which classes, separated by commas: person,dog; all for all of them. If unset, "
+            "what the effect means by its subject, which is people; in npz, json and coco "
+            "everything but the background.",
             rich_help_panel=_RESULT,
         ),
     ] = None,
@@ -71,6 +75,8 @@ def segment(
     background: Background = None,
     fit: Fit = None,
     subject: Subject = False,
+    legend: Legend = False,
+    contours: Contours = None,
     threshold: Threshold = None,
     feather: Feather = None,
     refine: Refine = None,
@@ -97,50 +103,85 @@ def segment(
     """
     from streamseg.cli.running import run_async
     from streamseg.session.pictures import plan_results
+    from streamseg.session.still_effects import PICTURE_ENDINGS
     from streamseg.session.stills import segment_pictures
 
-    if form != "png" and effect is not None:
-        raise ConfigError(f"--format {form} writes masks: leave --effect out, or use --format png")
-    name = "mask" if effect is None and config is None else effect
+    wanted = _classes(classes)
+    applied = form == "png" and wanted != ("all",)
+    options: dict[str, Any] = {
+        "effect": effect,
+        "strength": strength,
+        "background": background,
+        "fit": fit,
+        "subject": subject,
+        "threshold": threshold,
+        "feather": feather,
+        "contours": contours,
+        "legend": legend,
+    }
+    if not applied:
+        _refuse({**options, "refine": refine}, form)
+    if config is None and effect is None:
+        options["effect"] = "mask"
     settings = load_config(
         config,
         {
-            "model.name": model,
-            "model.threads": threads,
+            **scenario_values(
+                model=model,
+                threads=threads,
+                refine=refine,
+                classes=classes if applied else None,
+                **options,
+            ),
             "mask.smoothing": 0.0,  # there is no frame before
-            "mask.refine": refine,
-            "effect.name": name,
-            "effect.strength": strength,
-            "effect.background": background,
-            "effect.fit": fit,
-            "effect.on": "subject" if subject else None,
-            "effect.threshold": threshold,
-            "effect.feather": feather,
             "output.overwrite": True if overwrite else None,
         },
     )
-    wanted = tuple(part for part in map(str.strip, (classes or "").split(",")) if part)
-    if "all" in map(str.lower, wanted):
-        if len(wanted) > 1:
-            raise ConfigError(f"--classes is {classes!r}: all stands for itself")
-        wanted = ("all",)
-    ending = f"_{settings.effect.name}.png" if form == "png" else f"_masks.{form}"
-    single = None
-    if form == "coco":
-        single = Path(os.path.expanduser(output or "annotations.json"))
-        if single.is_dir():
-            single = single / "annotations.json"
-    plan = plan_results(pictures, output, ending, single=None if single is None else single.name)
+    plan = plan_results(
+        pictures,
+        output,
+        f"_{settings.effect.name if applied else 'mask'}.png"
+        if form == "png"
+        else f"_masks.{form}",
+        suffixes=_SUFFIXES.get(form) or (PICTURE_ENDINGS if applied else (".png",)),
+        single="annotations.json" if form == "coco" else None,
+    )
     with PictureProgress(len(plan.items), quiet=quiet or as_json) as progress:
         report = run_async(
             segment_pictures(
                 plan,
                 settings,
                 form=form,
-                classes=wanted,
-                single=single,
+                classes=None if applied else wanted,
                 on_done=progress.done,
                 on_progress=progress.downloaded,
             )
         )
-    print_stills(report, plan.missing, as_json=as_json, quiet=quiet)
+    print_stills(report, plan, as_json=as_json, quiet=quiet)
+
+
+def _classes(text: str | None) -> tuple[str, ...]:
+    wanted = tuple(parse_classes(text) or ())
+    if "all" in map(str.lower, wanted):
+        if len(wanted) > 1:
+            raise ConfigError(f"--classes is {text!r}: all stands for itself")
+        return ("all",)
+    return wanted
+
+
+def _refuse(options: dict[str, Any], form: str) -> None:
+    """Refuse what would do nothing: only effects look at these options."""
+    given = [
+        f"--{name}"
+        for name, value in options.items()
+        if value is not None and (value is not False or name == "refine")
+    ]
+    if given:
+        written = (
+            "--classes all writes the index of each pixel's class"
+            if form == "png"
+            else f"--format {form} writes what the model finds"
+        )
+        raise ConfigError(
+            f"{', '.join(given)} would do nothing: {written}, without an effect; leave it out"
+        )

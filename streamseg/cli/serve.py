@@ -12,9 +12,11 @@ from streamseg.cli.options import (
     Background,
     Classes,
     ConfigFile,
+    Contours,
     EffectName,
     Feather,
     Fit,
+    Legend,
     ModelName,
     Quiet,
     Refine,
@@ -90,6 +92,8 @@ def serve(
     ] = False,
     effect: EffectName = None,
     classes: Classes = None,
+    contours: Contours = None,
+    legend: Legend = False,
     strength: Strength = None,
     background: Background = None,
     fit: Fit = None,
@@ -155,6 +159,8 @@ def serve(
             refine=refine,
             effect=effect,
             classes=classes,
+            contours=contours,
+            legend=legend,
             strength=strength,
             background=background,
             fit=fit,
@@ -171,10 +177,23 @@ def serve(
 
     def tell(session: ServeSession) -> None:
         if not quiet:
-            typer.echo(f"listening on {session.server.url}", err=True)
+            typer.echo(f"listening on {_shown(session.server.url)}", err=True)
 
     with DownloadBar(settings.model.name, quiet=quiet) as bar:
         run_async(run_server(settings, on_ready=tell, on_download=bar.show))
+
+
+def _shown(url: str) -> str:
+    """Return an address that a browser can be given; that of all addresses is none."""
+    from streamseg.webrtc.tuning_gathering import address_towards
+
+    scheme, _, place = url.partition("://")
+    host, _, port = place.rpartition(":")
+    if host not in ("0.0.0.0", "[::]"):
+        return url
+    # Not a place of anybody: just to see from which address this machine would go out.
+    own = address_towards("192.0.2.1") or "localhost"
+    return f"{scheme}://{own}:{port} (all addresses of this machine)"
 
 
 def _rooms(source: str | None, room: str | None, *, loop: bool) -> list[dict[str, Any]] | None:

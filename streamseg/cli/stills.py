@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 
-from streamseg.cli.report import print_error, print_json
+from streamseg.cli.report import ProgressBar, print_error, print_json, print_notices
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from pathlib import Path
-    from types import TracebackType
-
+    from streamseg.session.pictures import Item, Plan
     from streamseg.session.stills import StillReport
 
-__all__ = ["PictureProgress", "print_stills"]
+__all__ = ["PICTURES", "PictureProgress", "print_stills"]
+
+PICTURES = "Pictures, folders of pictures, patterns, or http(s) addresses."
+"""What the commands for still pictures say of their argument."""
 
 
-class PictureProgress:
-    """A progress bar on standard error, and a line there for each picture that failed.
+class PictureProgress(ProgressBar):
+    """How many pictures are done, and a line for each that failed.
 
     Args:
         count: How many pictures there are.
@@ -30,31 +30,16 @@ class PictureProgress:
     """
 
     def __init__(self, count: int, *, quiet: bool) -> None:
-        console = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
-        self._bar = Progress(
+        super().__init__(
             TextColumn("{task.description}"),
             BarColumn(bar_width=30),
             MofNCompleteColumn(),
             TimeRemainingColumn(elapsed_when_finished=True),
-            console=console,
-            disable=quiet or not console.is_terminal,
-            transient=True,
+            quiet=quiet,
         )
         # Until the first picture is done: a .tflite is converted first, which takes its time.
         self._task = self._bar.add_task("loading the model", total=count)
         self._count = count
-
-    def __enter__(self) -> Self:
-        self._bar.start()
-        return self
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._bar.stop()
 
     def downloaded(self, share: float) -> None:
         """Show how much of the model has been downloaded."""
@@ -65,36 +50,41 @@ class PictureProgress:
         else:
             self._bar.update(self._task, description="pictures", completed=0, total=self._count)
 
-    def done(self, picture: Path, error: str | None) -> None:
+    def done(self, picture: Item, error: str | None) -> None:
         """Count a picture; say why it failed, if it did."""
         self._bar.update(self._task, description="pictures", advance=1)
         if error is not None:
             # As messages show it.
-            name = "".join(letter if letter.isprintable() else "\ufffd" for letter in str(picture))
+            name = "".join(letter if letter.isprintable() else "\ufffd" for letter in picture.name)
             print_error(error if name in error else f"{name}: {error}")
 
 
-def print_stills(
-    report: StillReport, missing: Sequence[str], *, as_json: bool, quiet: bool
-) -> None:
+def print_stills(report: StillReport, plan: Plan, *, as_json: bool, quiet: bool) -> None:
     """Print the results and end the command with 1 if a picture failed.
 
     Raises:
         typer.Exit: In that case.
     """
-    for line in missing:
+    for line in plan.missing:
         print_error(line)
-    failed = bool(report.failed or missing)
+    failed = bool(report.failed or plan.missing)
     if as_json:
         print_json(
             {
                 "status": "error" if failed else "ok",
                 "results": report.results,
                 "failed": report.failed,
-                "missing": list(missing),
+                "missing": list(plan.missing),
             }
         )
     elif not quiet:
+        if plan.earlier:
+            what = (
+                "1 earlier result was"
+                if plan.earlier == 1
+                else f"{plan.earlier} earlier results were"
+            )
+            print_notices([f"{what} left out; give the names of those to segment too"])
         console = Console(highlight=False, soft_wrap=True, emoji=False)
         if any(isinstance(result, str) for result in report.results.values()):
             for target in dict.fromkeys(report.results.values()):

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from streamseg.convert.agreement import Agreement
     from streamseg.convert.export import ExportReport, export_module
     from streamseg.convert.module import export_function
-    from streamseg.convert.pictures import export_on_pictures
+    from streamseg.convert.on_pictures import export_on_pictures
     from streamseg.convert.tflite import TFLiteGraph, export_tflite, load_tflite, to_module
     from streamseg.convert.torchvision_models import export_torchvision
     from streamseg.convert.transformers_models import export_transformers
@@ -35,7 +35,7 @@ _HOME = {
     "ExportReport": "streamseg.convert.export",
     "export_function": "streamseg.convert.module",
     "export_module": "streamseg.convert.export",
-    "export_on_pictures": "streamseg.convert.pictures",
+    "export_on_pictures": "streamseg.convert.on_pictures",
     "export_torchvision": "streamseg.convert.torchvision_models",
     "export_transformers": "streamseg.convert.transformers_models",
     "TFLiteGraph": "streamseg.convert.tflite",

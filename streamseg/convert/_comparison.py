@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from streamseg.convert._lowering import Program, first_line
+from streamseg.convert._object_rows import are_objects, paired_objects
 from streamseg.convert.agreement import Agreement, AgreementMeter
 from streamseg.errors import ModelError
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
+    from streamseg.convert._trials import Trial
     from streamseg.models.card import Card
 
 __all__ = ["Comparison", "run_eager"]
@@ -38,8 +40,8 @@ class Comparison:
 
     def __init__(self, path: Path, card: Card | None) -> None:
         self._path = path
-        self._trials = AgreementMeter(card)
-        self._pictures = AgreementMeter(card)
+        self._agreement = AgreementMeter(card)
+        self._finds_objects = card is not None and card.task == "instance-segmentation"
         self.largest = 0.0
 
     def add(
@@ -47,10 +49,8 @@ class Comparison:
         module: nn.Module,
         reference: nn.Module,
         program: Program,
-        trial: Tensor,
+        trial: Trial,
         tolerance: float,
-        *,
-        is_picture: bool,
     ) -> None:
         """Compare on one input.
 
@@ -58,34 +58,38 @@ class Comparison:
             module: The float32 module.
             reference: What was lowered: the same module, or its quantised version in PyTorch.
             program: The program.
-            trial: The input.
+            trial: The input; agreement on pictures counts.
             tolerance: See ``export_module``.
-            is_picture: Whether it is a real picture: agreement on these counts.
 
         Raises:
             ModelError: If the program differs by more than is tolerated.
         """
-        results = program(trial)
-        eager = run_eager(module, trial)
-        same = eager if reference is module else run_eager(reference, trial)
+        results = program(trial.values)
+        eager = run_eager(module, trial.values)
+        same = eager if reference is module else run_eager(reference, trial.values)
         if len(results) != len(eager):
             raise ModelError(
                 f"the program for {self._path} returns {len(results)} outputs, "
                 f"the module {len(eager)}: report this model"
             )
-        for result, exact, quantized in zip(results, eager, same, strict=True):
+        for result, exact in zip(results, eager, strict=True):
             _expect_kind(result, exact, self._path)
+        if self._finds_objects and reference is module and are_objects(eager):
+            results, eager = paired_objects(results, eager, tolerance)
+            same = eager
+        for result, exact, quantized in zip(results, eager, same, strict=True):
             if reference is module:
                 _expect_equal(result, exact, tolerance, self._path)
             else:
                 _expect_no_worse(result, quantized, exact, tolerance, self._path)
             if exact.is_floating_point():
                 self.largest = max(self.largest, _largest_difference(result, exact))
-        (self._pictures if is_picture else self._trials).add(results, eager)
+        if trial.is_picture:
+            self._agreement.add(results, eager)
 
     def agreement(self) -> Agreement | None:
-        """Return the agreement on pictures, or on the other inputs where there were none."""
-        return self._pictures.result() or self._trials.result()
+        """Return the agreement on the pictures so far, None where there were none."""
+        return self._agreement.result()
 
 
 def run_eager(module: nn.Module, trial: Tensor) -> tuple[Tensor, ...]:
@@ -95,7 +99,8 @@ def run_eager(module: nn.Module, trial: Tensor) -> tuple[Tensor, ...]:
         ModelError: If it fails, or returns anything but tensors, the first of them float32.
     """
     try:
-        with torch.inference_mode():
+        # Not inference mode: what a module keeps for later, such as anchors, must stay exportable.
+        with torch.no_grad():
             outputs = module(trial)
     except Exception as error:
         raise ModelError(

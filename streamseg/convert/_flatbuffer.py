@@ -48,6 +48,11 @@ class Table:
         at = self._find(field)
         return default if at is None else _unpack(self._data, f"<{kind}", at)
 
+    def real(self, field: int, default: float) -> float:
+        """Return a float32."""
+        at = self._find(field)
+        return default if at is None else float(_unpack(self._data, "<f", at))
+
     def table(self, field: int) -> "Table | None":
         """Return a sub-table, or None where the field is absent."""
         at = self._find(field)

@@ -18,6 +18,10 @@ __all__ = ["Delegate", "Lowered", "Program", "first_line", "lower", "no_step"]
 Delegate = Literal["whole", "any"]
 
 _CALL = "executorch_call_delegate"
+_NOT_IN_INT8 = (
+    "int8 needs a model of which XNNPACK takes every operator that becomes int8, and some stay "
+    "outside: export it in float32"
+)
 _PLUMBING = {"getitem", _CALL}
 _ARITHMETIC = {
     getattr(getattr(torch.ops.aten, name), overload)
@@ -77,6 +81,8 @@ def lower(module: nn.Module, example: Tensor, delegate: Delegate) -> Lowered:
     except ModelError:
         raise
     except Exception as error:
+        if "quantized_decomposed::" in str(error):
+            raise ModelError(_NOT_IN_INT8) from error
         raise ModelError(
             f"export failed: {type(error).__name__}: {first_line(error)}: "
             "use a module of plain tensor operations with a fixed input size"
@@ -160,10 +166,7 @@ def _expect_kernels(nodes: Any) -> None:
     used = {target.name() for target in targets if isinstance(target, torch._ops.OpOverload)}
     missing = sorted(used - known)
     if any(name.startswith("quantized_decomposed::") for name in missing):
-        raise ModelError(
-            "int8 needs a model of which XNNPACK takes every operator, and some stay outside: "
-            "export it in float32"
-        )
+        raise ModelError(_NOT_IN_INT8)
     if missing:
         raise ModelError(
             f"the installed ExecuTorch has no kernel for {', '.join(missing)}: "

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from streamseg.errors import ModelError
+from streamseg.whole_file import write_beside
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -25,6 +26,7 @@ class Staging:
 
     def __init__(self) -> None:
         self._files: list[tuple[Path, Path]] = []
+        self._unwanted: list[Path] = []
 
     def __enter__(self) -> Self:
         return self
@@ -51,27 +53,23 @@ class Staging:
         if target.is_dir():
             raise ModelError(f"cannot write {target}: it is a folder: give the name of a file")
         try:
-            handle, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
-            self._files.append((Path(name), target))
-            with os.fdopen(handle, "wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            # mkstemp keeps others out, which a finished file has no reason to.
-            umask = os.umask(0)
-            os.umask(umask)
-            os.chmod(name, 0o666 & ~umask)
+            temporary = write_beside(target, content)
         except OSError as error:
             raise ModelError(
                 f"cannot write beside {target}: {error.strerror or error}: check the folder"
             ) from error
-        return Path(name)
+        self._files.append((temporary, target))
+        return temporary
+
+    def remove(self, target: Path) -> None:
+        """Have ``commit`` remove a file, where there is one."""
+        self._unwanted.append(target)
 
     def commit(self) -> None:
         """Put all files in place; after a failure every target is as it was.
 
         Raises:
-            ModelError: If a target cannot be replaced.
+            ModelError: If a target cannot be replaced or removed.
         """
         with contextlib.ExitStack() as tidy, contextlib.ExitStack() as undo:
             for temporary, target in self._files:
@@ -88,6 +86,17 @@ class Staging:
                     undo.callback(target.unlink, missing_ok=True)
                 else:
                     undo.callback(os.replace, backup, target)
+            for target in filter(Path.is_file, self._unwanted):
+                try:
+                    backup = _kept(target)
+                    assert backup is not None
+                    tidy.callback(backup.unlink, missing_ok=True)
+                    target.unlink()
+                except OSError as error:
+                    raise ModelError(
+                        f"cannot remove {target}: {error.strerror or error}: check the folder"
+                    ) from error
+                undo.callback(os.replace, backup, target)
             undo.pop_all()
 
 

@@ -24,19 +24,41 @@ Bounds = tuple[float, float]
 """Lowest and highest value."""
 RELU: Bounds = (0.0, math.inf)
 
-_CONVOLUTIONS = {"CONV_2D", "DEPTHWISE_CONV_2D", "CUSTOM Convolution2DTransposeBias"}
-_PROPORTIONAL = {
-    "AVERAGE_POOL_2D",
-    "CONCATENATION",
-    "DEQUANTIZE",
-    "MEAN",
-    "QUANTIZE",
-    "RELU",
-    "RESIZE_BILINEAR",
+_CONVOLUTIONS = {
+    "CONV_2D",
+    "DEPTHWISE_CONV_2D",
+    "TRANSPOSE_CONV",
+    "CUSTOM Convolution2DTransposeBias",
 }
-"""Operators of which a times the input gives a times the result."""
-_EXACT = {"CONCATENATION", "DEQUANTIZE", "QUANTIZE", "RELU"}
-"""Those of them that give whole numbers for whole numbers."""
+_EXACT = {
+    "BATCH_TO_SPACE_ND",
+    "BROADCAST_TO",
+    "CONCATENATION",
+    "DEPTH_TO_SPACE",
+    "DEQUANTIZE",
+    "EXPAND_DIMS",
+    "MAX_POOL_2D",
+    "MIRROR_PAD",
+    "PAD",
+    "QUANTIZE",
+    "REDUCE_MAX",
+    "REDUCE_MIN",
+    "RELU",
+    "RESHAPE",
+    "RESIZE_NEAREST_NEIGHBOR",
+    "SLICE",
+    "SPACE_TO_BATCH_ND",
+    "SPACE_TO_DEPTH",
+    "SPLIT",
+    "SPLIT_V",
+    "SQUEEZE",
+    "STRIDED_SLICE",
+    "TILE",
+    "TRANSPOSE",
+}
+"""Operators of which a times the input gives a times the result, and whole numbers whole ones."""
+_PROPORTIONAL = _EXACT | {"AVERAGE_POOL_2D", "MEAN", "RESIZE_BILINEAR"}
+"""Those, and others of which a times the input gives a times the result."""
 # Added to a float32 below 2^22 it leaves no bits for fractions, so that the sum is rounded.
 _NO_FRACTIONS = 1.5 * 2**23
 # Exact halves come out of float32 a little too small.
@@ -129,7 +151,7 @@ def arithmetic_for(
         if ratio == 1.0 and name in _EXACT:
             rounding = None
         gain = torch.tensor([ratio], dtype=torch.float32)
-    elif name == "ADD" and len(scales) == 2:
+    elif name in ("ADD", "SUB") and len(scales) == 2:
         gains, gain = [s / scale for s in scales], torch.ones(1)
     else:
         gains, gain = list(scales), torch.tensor([1.0 / scale], dtype=torch.float32)

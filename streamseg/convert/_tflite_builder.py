@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from streamseg.convert import _tflite_layout as layout
 from streamseg.convert import _tflite_schema as schema
 from streamseg.convert._tflite_arithmetic import Arithmetic, Bounds, arithmetic_for, clamp
 from streamseg.convert._tflite_quantization import FLOAT16, FLOAT32, INT8, INT32, INT64, UINT8
@@ -20,6 +21,8 @@ from streamseg.convert._tflite_schema import Operator
 from streamseg.errors import ModelError
 
 ADVICE = "use another export of the model"
+_MAX_INTEGERS = 64
+"""Of one constant that is no weight: a shape, paddings, sizes of parts."""
 _KINDS: dict[int, np.dtype[Any]] = {
     FLOAT32: np.dtype("<f4"),
     FLOAT16: np.dtype("<f2"),
@@ -82,8 +85,8 @@ class Builder:
         """Run the step without data and compare with the declared shape."""
         meta = torch.device("meta")
         weights = {name: w.to(meta) for name, w in step.named_parameters()}
-        images = tuple(torch.empty(self.nchw(i, op), device=meta) for i in step.inputs)
-        declared = self.nchw(step.output, op)
+        images = tuple(torch.empty(self.shape(i, op), device=meta) for i in step.inputs)
+        declared = self.shape(step.output, op)
         try:
             result = torch.func.functional_call(step, weights, images)
         except (RuntimeError, ValueError, IndexError, TypeError) as error:
@@ -108,17 +111,33 @@ class Builder:
         """Tell whether an earlier operator computed the tensor."""
         return index in self._computed
 
-    def nchw(self, index: int, user: object) -> tuple[int, int, int, int]:
-        """Return the declared shape of a picture tensor, in NCHW."""
+    def shape(self, index: int, user: object) -> tuple[int, ...]:
+        """Return the declared shape of a tensor of real numbers, as the module has it."""
         tensor = self._parsed.tensors[index]
-        if not tensor.is_picture:
+        if not tensor.is_real:
             raise ModelError(
                 f"{user} uses a {tensor.type_name} tensor of shape {list(tensor.shape)}, "
-                "expected [1, H, W, C] of float32, or of uint8 or int8 with a scale: "
-                "use a float export of the model"
+                "expected float32, or uint8 or int8 with a scale: use a float export of the model"
             )
-        batch, height, width, channels = tensor.shape
+        return layout.module_shape(tensor.shape)
+
+    def nchw(self, index: int, user: object) -> tuple[int, int, int, int]:
+        """Return the declared shape of a tensor of pictures, in NCHW."""
+        shape = self.shape(index, user)
+        if len(shape) != layout.PICTURE_RANK:
+            raise ModelError(
+                f"{user} uses a tensor of shape {list(shape)}, expected [N, H, W, C]: {ADVICE}"
+            )
+        batch, channels, height, width = shape
         return batch, channels, height, width
+
+    def file_shape(self, index: int) -> tuple[int, ...]:
+        """Return the declared shape of a tensor, in the file's order of axes."""
+        return self._parsed.tensors[index].shape
+
+    def is_float(self, index: int) -> bool:
+        """Tell whether a tensor is of float32."""
+        return self._parsed.tensors[index].type_code == FLOAT32
 
     def floats(
         self, op: Operator, position: int, rank: int | None = None, *, raw: bool = False
@@ -150,30 +169,40 @@ class Builder:
         tensor = self._parsed.tensors[op.inputs[position]]
         count = math.prod(tensor.shape)
         letter, size = {INT32: ("i", 4), INT64: ("q", 8)}.get(tensor.type_code, ("", 0))
-        if not letter or len(tensor.data) != size * count or count > 8:
+        if not letter or len(tensor.data) != size * count or count > _MAX_INTEGERS:
             raise ModelError(f"{op} needs constant int32 values as input {position}: {ADVICE}")
         return list(struct.unpack(f"<{count}{letter}", tensor.data))
 
-    def weights(self, op: Operator, source: int, axis: int) -> tuple[Tensor, Tensor, Tensor | None]:
+    def weights(
+        self, op: Operator, source: int, axis: int, bias_at: int = 2
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Return the kernel and the bias of a convolution, and the kernel's scales.
 
-        Where the picture at `source` and the kernel are quantised, both are integers, less their
-        zero points, and there are scales: one, or one a channel, [n], which lie along `axis` of
-        the kernel. Elsewhere all is real.
+        The kernel is the second input. Without a bias, which may be left out, it is 0. Where the
+        picture at `source` and the kernel are quantised, both are integers, less their zero points,
+        and there are scales: one, or one a channel, [n], which lie along `axis` of the kernel.
+        Elsewhere all is real.
         """
-        kernel, bias = self._parsed.tensors[op.inputs[1]], self._parsed.tensors[op.inputs[2]]
-        if None in (self._parsed.tensors[source].quantization, kernel.quantization):
-            return self.floats(op, 1, 4), self.floats(op, 2, 1), None
-        assert kernel.quantization is not None
-        if bias.type_code != INT32 or bias.quantization is None:
-            raise ModelError(f"{op} has a bias of {bias.type_name}, expected int32: {ADVICE}")
-        if len(kernel.quantization.scales) > 1 and kernel.quantization.axis != axis:
+        kernel = self._parsed.tensors[op.inputs[1]]
+        has_bias = len(op.inputs) > bias_at and op.inputs[bias_at] != -1
+        quantised = kernel.quantization
+        if self._parsed.tensors[source].quantization is None or quantised is None:
+            real = self.floats(op, 1, 4)
+            bias = self.floats(op, bias_at, 1) if has_bias else torch.zeros(real.shape[axis])
+            return real, bias, None
+        if len(quantised.scales) > 1 and quantised.axis != axis:
             raise ModelError(
-                f"{op} has scales along axis {kernel.quantization.axis} of its kernel, expected "
+                f"{op} has scales along axis {quantised.axis} of its kernel, expected "
                 f"{axis}, its outputs: {ADVICE}"
             )
-        scales = torch.tensor(kernel.quantization.scales, dtype=torch.float32)
-        return self.floats(op, 1, 4, raw=True), self.floats(op, 2, 1, raw=True), scales
+        integers = self.floats(op, 1, 4, raw=True)
+        bias = torch.zeros(integers.shape[axis])
+        if has_bias:
+            given = self._parsed.tensors[op.inputs[bias_at]]
+            if given.type_code != INT32 or given.quantization is None:
+                raise ModelError(f"{op} has a bias of {given.type_name}, expected int32: {ADVICE}")
+            bias = self.floats(op, bias_at, 1, raw=True)
+        return integers, bias, torch.tensor(quantised.scales, dtype=torch.float32)
 
     def quantise(self, op: Operator, step: Step) -> None:
         """Have the step take and give the integers of those tensors that are quantised."""
@@ -204,6 +233,8 @@ class Builder:
     def unpack(self, op: Operator) -> None:
         """Take a DEQUANTIZE of a constant: weights of few bits to float32."""
         expect_inputs(op, 1)
+        if len(op.outputs) != 1:
+            raise ModelError(f"{op} has {len(op.outputs)} outputs, expected 1: {ADVICE}")
         source, target = op.inputs[0], op.outputs[0]
         if self._parsed.tensors[source].shape != self._parsed.tensors[target].shape:
             raise ModelError(f"{op} changes the shape of its constant: {ADVICE}")
@@ -235,6 +266,8 @@ class Builder:
         return torch.from_numpy(array.astype(np.float32))
 
 
-def expect_inputs(op: Operator, count: int) -> None:
-    if len(op.inputs) != count or -1 in op.inputs:
+def expect_inputs(op: Operator, count: int, *, optional: int = 0) -> None:
+    """Refuse an operator with another number of inputs; the last ones may be left out."""
+    given = len(op.inputs)
+    if not count - optional <= given <= count or -1 in op.inputs[: count - optional]:
         raise ModelError(f"{op} has inputs {list(op.inputs)}, expected {count}: {ADVICE}")

@@ -1,4 +1,4 @@
-"""Where a rebuilt graph ends: before the choice of a class, if the file makes it."""
+"""Where a rebuilt graph ends, before the choice of a class if the file makes it, and in what."""
 
 import struct
 
@@ -6,6 +6,25 @@ from streamseg.convert._tflite_quantization import INT32, INT64
 from streamseg.convert._tflite_schema import Operator, Schema, Tensor
 from streamseg.errors import ModelError
 
+_PROBABILITIES = ("LOGISTIC", "SOFTMAX")
+# Probabilities that go through these are still between 0 and 1.
+_HARMLESS = {
+    "AVERAGE_POOL_2D",
+    "BATCH_TO_SPACE_ND",
+    "CAST",
+    "DEPTH_TO_SPACE",
+    "DEQUANTIZE",
+    "EXPAND_DIMS",
+    "MAX_POOL_2D",
+    "QUANTIZE",
+    "RESHAPE",
+    "RESIZE_BILINEAR",
+    "RESIZE_NEAREST_NEIGHBOR",
+    "SLICE",
+    "SQUEEZE",
+    "STRIDED_SLICE",
+    "TRANSPOSE",
+}
 _SCALARS = {INT32: ("<i", 4), INT64: ("<q", 8)}
 
 
@@ -42,6 +61,20 @@ def scores_of(parsed: Schema) -> tuple[tuple[Operator, ...], int]:
             "use another export of the model"
         )
     return tuple(op for op in parsed.operators if op.index not in dropped), last.inputs[0]
+
+
+def gives_probabilities(parsed: Schema) -> bool:
+    """Return whether the result of a graph of one output is between 0 and 1 already."""
+    _, index = scores_of(parsed)
+    made_by = {op.outputs[0]: op for op in parsed.operators if len(op.outputs) == 1}
+    for _ in parsed.operators:  # a damaged file may have a cycle
+        last = made_by.get(index)
+        if last is None or last.name in _PROBABILITIES or last.name not in _HARMLESS:
+            return last is not None and last.name in _PROBABILITIES
+        if not last.inputs:
+            return False
+        index = last.inputs[0]
+    return False
 
 
 def _scalar(tensor: Tensor) -> int | None:

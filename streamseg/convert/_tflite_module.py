@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from streamseg.convert import _tflite_schema as schema
 from streamseg.convert._tflite_arithmetic import Arithmetic
-from streamseg.convert._tflite_builder import ADVICE, Builder, Step, expect_inputs
+from streamseg.convert._tflite_builder import Builder, Step
 from streamseg.convert._tflite_head import scores_of
-from streamseg.convert._tflite_operators import BUILDERS, ELEMENTWISE
+from streamseg.convert._tflite_operators import OPERATORS, steps_of
 from streamseg.errors import ModelError
 
 
@@ -74,8 +74,7 @@ def build(parsed: schema.Schema) -> GraphModule:
     """
     builder = Builder(parsed)
     operators, output = scores_of(parsed)
-    known = {*ELEMENTWISE, *BUILDERS}
-    unknown = sorted({op.name for op in operators} - known)
+    unknown = sorted({op.name for op in operators} - OPERATORS)
     if unknown:
         raise ModelError(
             f"operators not supported: {', '.join(unknown)}: "
@@ -83,23 +82,14 @@ def build(parsed: schema.Schema) -> GraphModule:
         )
     steps: list[Step] = []
     for op in operators:
-        if len(op.outputs) != 1:
-            raise ModelError(f"{op} has {len(op.outputs)} outputs, expected 1: {ADVICE}")
         if op.name == "DEQUANTIZE" and not builder.is_computed(op.inputs[0] if op.inputs else -1):
             builder.unpack(op)
             continue
-        step = _step(builder, op)
-        builder.quantise(op, step)
-        builder.check(op, step)
-        steps.append(step)
+        for step in steps_of(builder, op):
+            builder.quantise(op, step)
+            builder.check(op, step)
+            steps.append(step)
     source, result = parsed.inputs[0], builder.computed(output, "the output")
     return GraphModule(
         steps, source, result, builder.input_arithmetic(source), builder.scale(result)
     )
-
-
-def _step(builder: Builder, op: schema.Operator) -> Step:
-    if op.name in ELEMENTWISE:
-        expect_inputs(op, 1)
-        return Step(ELEMENTWISE[op.name], [builder.computed(op.inputs[0], op)], op.outputs[0])
-    return BUILDERS[op.name](builder, op)

@@ -51,7 +51,12 @@ _OPERATOR_NAMES = (
     "REDUCE_MIN FLOOR_DIV REDUCE_ANY SQUARE ZEROS_LIKE FILL FLOOR_MOD RANGE "
     "RESIZE_NEAREST_NEIGHBOR LEAKY_RELU SQUARED_DIFFERENCE MIRROR_PAD ABS SPLIT_V UNIQUE CEIL "
     "REVERSE_V2 ADD_N GATHER_ND COS WHERE RANK ELU REVERSE_SEQUENCE MATRIX_DIAG QUANTIZE "
-    "MATRIX_SET_DIAG ROUND HARD_SWISH"
+    "MATRIX_SET_DIAG ROUND HARD_SWISH IF WHILE NON_MAX_SUPPRESSION_V4 NON_MAX_SUPPRESSION_V5 "
+    "SCATTER_ND SELECT_V2 DENSIFY SEGMENT_SUM BATCH_MATMUL PLACEHOLDER_FOR_GREATER_OP_CODES CUMSUM "
+    "CALL_ONCE BROADCAST_TO RFFT2D CONV_3D IMAG REAL COMPLEX_ABS HASHTABLE HASHTABLE_FIND "
+    "HASHTABLE_IMPORT HASHTABLE_SIZE REDUCE_ALL CONV_3D_TRANSPOSE VAR_HANDLE READ_VARIABLE "
+    "ASSIGN_VARIABLE BROADCAST_ARGS RANDOM_STANDARD_NORMAL BUCKETIZE RANDOM_UNIFORM MULTINOMIAL "
+    "GELU DYNAMIC_UPDATE_SLICE RELU_0_TO_1"
 ).split()
 
 # What an operator's options table must be tagged as, so that no other table is read as it.
@@ -59,11 +64,28 @@ OPTIONS_TAGS = {
     "CONV_2D": 1,
     "DEPTHWISE_CONV_2D": 2,
     "AVERAGE_POOL_2D": 5,
+    "MAX_POOL_2D": 5,
+    "FULLY_CONNECTED": 8,
+    "SOFTMAX": 9,
     "CONCATENATION": 10,
     "ADD": 11,
     "RESIZE_BILINEAR": 15,
+    "SPACE_TO_DEPTH": 19,
     "MUL": 21,
     "MEAN": 27,
+    "REDUCE_MAX": 27,
+    "REDUCE_MIN": 27,
+    "SUM": 27,
+    "SUB": 28,
+    "DIV": 29,
+    "STRIDED_SLICE": 32,
+    "TRANSPOSE_CONV": 49,
+    "RESIZE_NEAREST_NEIGHBOR": 74,
+    "LEAKY_RELU": 75,
+    "MIRROR_PAD": 77,
+    "DEPTH_TO_SPACE": 94,
+    "BATCH_MATMUL": 101,
+    "GELU": 116,
 }
 
 
@@ -90,13 +112,16 @@ class Tensor:
         return _TYPE_NAMES[self.type_code] if known else f"type {self.type_code}"
 
     @property
-    def is_picture(self) -> bool:
-        """Whether it is [1, H, W, C] of values that are, or stand for, real numbers."""
-        if len(self.shape) != 4 or self.shape[0] != 1:
-            return False
+    def is_real(self) -> bool:
+        """Whether its values are, or stand for, real numbers."""
         if self.type_code in (UINT8, INT8):
             return self.quantization is not None and len(self.quantization.scales) == 1
         return self.type_code == FLOAT32
+
+    @property
+    def is_picture(self) -> bool:
+        """Whether it is [1, H, W, C] of real numbers."""
+        return len(self.shape) == 4 and self.shape[0] == 1 and self.is_real
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,6 +150,10 @@ class Operator:
     def option(self, field: int, kind: str, default: int = 0) -> int:
         """Return one builtin option; the schema's default where the table is absent."""
         return default if self.options is None else self.options.number(field, kind, default)
+
+    def real_option(self, field: int, default: float) -> float:
+        """Return one builtin option that is a float32."""
+        return default if self.options is None else self.options.real(field, default)
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import subprocess
@@ -14,10 +13,12 @@ from typing import TYPE_CHECKING
 
 import anyio
 from anyio import to_thread
-from filelock import FileLock, Timeout
+from filelock import Timeout
 
 from streamseg.convert.tflite import CONVERTER_VERSION, MAX_FILE_BYTES
 from streamseg.downloads.cache import Cache
+from streamseg.downloads.digest import sha256_in_thread
+from streamseg.downloads.locations import LocalFile, address_text, parse_location
 from streamseg.errors import ModelError
 from streamseg.models.card import Model, load_card
 
@@ -43,18 +44,22 @@ async def converted(tflite_path: str | Path, *, cache: Cache | None = None) -> M
     suffix ``.toml``, lies beside the .tflite.
 
     Args:
-        tflite_path: See ``load_tflite``.
+        tflite_path: See ``load_tflite``; also as ``file://...``.
         cache: Where to keep it, the user's cache by default.
 
     Raises:
-        ModelError: The file cannot be read or converted, or its program cannot be kept.
+        ModelError: The file is on another machine, cannot be read or converted, or its program
+            cannot be kept.
     """
-    source, key = await to_thread.run_sync(_identified, Path(tflite_path))
-    # The name is in messages and in the card; the key alone says which file it is.
-    folder = (cache or Cache()).folder / "converted" / key
+    cache = cache or Cache()
+    source = _local(tflite_path)
+    sha256 = await _identity(source)
+    version = f"{CONVERTER_VERSION}-{metadata.version('executorch')}"
+    # The name is in messages and in the card; the folder alone says which file it is.
+    folder = cache.converted_folder(sha256, version)
     program = folder / f"{source.stem or 'model'}.pte"
     own_card = source.with_suffix(".toml")
-    async with _held(folder):
+    async with _held(cache, folder):
         model = await to_thread.run_sync(_stored, program)
         if model is None:
             await _convert(source, program)
@@ -66,17 +71,25 @@ async def converted(tflite_path: str | Path, *, cache: Cache | None = None) -> M
     return model
 
 
-def _identified(path: Path) -> tuple[Path, str]:
-    """Return where a file is, and what its program depends on."""
-    path = Path(os.path.expanduser(path))
+def _local(source: str | Path) -> Path:
+    """Return the path of a file of this machine; nothing else is read."""
+    location = parse_location(address_text(source))
+    if not isinstance(location, LocalFile):
+        raise ModelError(
+            f"{location}: a .tflite is converted from a file of this machine only: download it "
+            "first, and give its path"
+        )
+    return location.path
+
+
+async def _identity(path: Path) -> str:
+    """Return the SHA-256 of a file, which is what its program is kept under."""
     try:
-        if path.stat().st_size > MAX_FILE_BYTES:
+        if (await anyio.Path(path).stat()).st_size > MAX_FILE_BYTES:
             raise ModelError(f"{path} is larger than {MAX_FILE_BYTES} bytes: use a smaller model")
-        with path.open("rb") as file:
-            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+        return await sha256_in_thread(path)
     except OSError as exc:
         raise ModelError(f"cannot read {path}: {exc.strerror or exc}: check the path") from exc
-    return path, f"{sha256[:40]}-{CONVERTER_VERSION}-{metadata.version('executorch')}"
 
 
 def _stored(program: Path) -> Model | None:
@@ -91,31 +104,39 @@ def _stored(program: Path) -> Model | None:
 
 
 @asynccontextmanager
-async def _held(folder: Path) -> AsyncIterator[None]:
+async def _held(cache: Cache, folder: Path) -> AsyncIterator[None]:
     """Keep other processes and tasks from converting the same file meanwhile."""
-    lock = FileLock(folder.with_name(f"{folder.name}.lock"), thread_local=False)
+    lock = cache.converted_lock(folder)
+
+    def prepare() -> None:
+        folder.mkdir(exist_ok=True)
+        for left in folder.glob(".*"):  # by a conversion that was killed
+            left.unlink(missing_ok=True)
+
     try:
-        await to_thread.run_sync(lambda: folder.mkdir(parents=True, exist_ok=True))
-        while True:
-            try:
-                # Not a blocking call in a thread: that could not be cancelled.
-                lock.acquire(blocking=False)
-                break
-            except Timeout:
-                await anyio.sleep(_WAIT_S)
-    except OSError as exc:
-        raise ModelError(
-            f"cannot write to {folder}: {exc.strerror or exc}; "
-            "set STREAMSEG_CACHE to another folder"
-        ) from exc
-    try:
+        try:
+            await to_thread.run_sync(lambda: folder.parent.mkdir(parents=True, exist_ok=True))
+            while True:
+                try:
+                    # Not a blocking call in a thread: that could not be cancelled.
+                    lock.acquire(blocking=False)
+                    break
+                except Timeout:
+                    await anyio.sleep(_WAIT_S)
+            # Not before: whoever removed the folder held the lock, too.
+            await to_thread.run_sync(prepare)
+        except OSError as exc:
+            raise ModelError(
+                f"cannot write to {folder}: {exc.strerror or exc}; "
+                "set STREAMSEG_CACHE to another folder"
+            ) from exc
         yield
     finally:
         lock.release()
 
 
 async def _convert(source: Path, program: Path) -> None:
-    arguments = [[path for path in sys.path if path], str(source), str(program)]
+    arguments = [[path for path in sys.path if path], os.getpid(), str(source), str(program)]
     # -P: or a json.py in the user's current folder would be imported.
     command = [sys.executable, "-P", "-c", _BOOT, json.dumps(arguments)]
     try:

@@ -23,6 +23,11 @@ class Agreement:
     Source: Long, Shelhamer and Darrell, "Fully Convolutional Networks for Semantic Segmentation",
     2015, "frequency weighted IU".
 
+    Of mask classification the class of each pixel is compared, all queries taken together: which
+    segments there are depends on thresholds besides. Source: Cheng, Schwing and Kirillov,
+    "Per-Pixel Classification is Not All You Need for Semantic Segmentation", 2021, "semantic
+    inference".
+
     Attributes:
         share: Of the pixels, or of the pictures for a classifier, that get the same class, 0 to 1.
         iou: Intersection over union of a class's pixels, the mean over all classes, each with the
@@ -67,15 +72,19 @@ class AgreementMeter:
             results: The program's outputs.
             expected: The module's outputs.
         """
-        rank = expected[0].ndim
-        if self._task not in (None, "semantic-segmentation", "classification"):
+        if self._task == "mask-classification":
+            scores = [_semantic_scores(*outputs[:2]) for outputs in (results, expected)]
+        elif self._task in ("semantic-segmentation", "classification") or (
+            self._task is None and len(expected) == 1
+        ):
+            scores = [results[0], expected[0]]
+        else:
             return
-        if self._task is None and len(expected) != 1:
-            return
-        if rank not in (2, 4) or expected[0].shape[0] != 1:
+        rank = scores[1].ndim
+        if rank not in (2, 4) or scores[1].shape[0] != 1:
             return
         self._masks = rank == 4
-        ours, theirs = self._classes(results[0]), self._classes(expected[0])
+        ours, theirs = map(self._classes, scores)
         self._equal += int((ours == theirs).sum())
         self._all += theirs.numel()
         self._pictures += 1
@@ -105,3 +114,11 @@ class AgreementMeter:
         if output.shape[1] > 1:
             return output.argmax(1)
         return output > (0.0 if self._output == "logits" else 0.5)
+
+
+def _semantic_scores(classes: Tensor, masks: Tensor) -> Tensor:
+    """Return a score for each class and pixel, [1, K, H, W], of class and mask logits."""
+    # The last class says that a query found nothing.
+    found = classes.softmax(-1)[..., :-1].transpose(1, 2)
+    scores: Tensor = (found @ masks.sigmoid().flatten(2)).unflatten(2, masks.shape[2:])
+    return scores

@@ -15,7 +15,7 @@ from streamseg.models.labels import LABEL_SETS
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["card_to_toml", "check_card", "complete_card"]
+__all__ = ["card_to_toml", "check_card", "complete_card", "minimal_card"]
 
 # What a reader looks for first, written even where it is what a card without it means.
 _ALWAYS = ("task", "mean", "std")
@@ -50,6 +50,22 @@ def check_card(card: Card, output_shapes: Sequence[tuple[int, ...]], pte_path: P
         )
     if card.task in {"semantic-segmentation", "classification"}:
         Model(pte_path, card).labels_for(first[1])
+
+
+def minimal_card(name: str, output_shapes: Sequence[tuple[int, ...]]) -> Card | None:
+    """Return the card of a model of which nothing is known but what it returns.
+
+    Args:
+        name: The model's short name.
+        output_shapes: Of all outputs, in their order.
+
+    Returns:
+        The card; None where the outputs fit several tasks, or none.
+    """
+    ranks = [len(shape) for shape in output_shapes]
+    if ranks == [4]:
+        return Card(name=name)
+    return Card(name=name, task="classification") if ranks == [2] else None
 
 
 def complete_card(

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import torch
 
 from streamseg.convert._comparison import Comparison, run_eager
 from streamseg.convert._lowering import Delegate, Program, lower, no_step
 from streamseg.convert._staging import Staging
+from streamseg.convert._trials import Trials
 from streamseg.convert.cards import card_to_toml, check_card, complete_card
 from streamseg.errors import ModelError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
 
     from torch import Tensor, nn
 
@@ -26,10 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ExportReport", "export_module"]
 
-_SEED = 20210119
 _TIMED_RUNS = 5
-# Of the pictures given for calibration, so many are compared with the eager module: it is slow.
-_MOST_COMPARED = 16
 
 
 @dataclass(frozen=True)
@@ -48,8 +44,8 @@ class ExportReport:
         delegates: How many parts of the graph XNNPACK runs.
         outside: The operators that it does not run, sorted; ExecuTorch's own kernels do.
         quantized: Whether it computes in int8.
-        agreement: How far what the masks or the classes say is the same as the eager module's;
-            None where the outputs are neither.
+        agreement: How far what the masks or the classes say of the pictures is the same as the
+            eager module's; None where the outputs are neither, or there were no pictures.
         compared_with: On what inputs it was compared, in words.
         export_s: How long all of it took, in seconds.
         card_path: The card, where one was written.
@@ -94,12 +90,15 @@ def export_module(
     card: Card | None = None,
     delegate: Delegate = "whole",
     quantize: Sequence[Tensor] | None = None,
+    products_only: bool = False,
     picture: Tensor | None = None,
+    picture_name: str = "",
     on_step: Callable[[str], None] | None = None,
 ) -> ExportReport:
     """Export a module for XNNPACK, run the program, compare it, and only then keep it.
 
-    It is compared with the eager module on noise, on a ramp, and on the pictures that are given.
+    It is compared with the eager module on noise, on a ramp, and on pictures: those that are given,
+    or else, where the input is [1, 3, H, W], one that comes with streamseg.
 
     Args:
         module: Takes one float32 tensor and returns one tensor or a tuple of tensors, the first
@@ -113,11 +112,15 @@ def export_module(
             magnitude of its output or to 1, whichever is larger. With ``quantize`` the
             program's error (RMS) may be this and twice that of the quantised module in PyTorch.
         card: Written beside the program as TOML, with its size, its checksum and what it was
-            verified with filled in.
+            verified with filled in. Without one, an older card beside the program is removed: it
+            would be read as this program's.
         delegate: ``whole``: the graph is one XNNPACK delegate, or it is refused. ``any``:
             operators may stay outside, where the installed ExecuTorch runs them.
         quantize: Pictures as the module takes them, to calibrate an int8 program with.
-        picture: A picture as the module takes it, to compare the program on as well.
+        products_only: Whether int8 is for convolutions and matrix products alone, see
+            ``quantize_module``.
+        picture: A picture as the module takes it, to compare the program on.
+        picture_name: What the report calls it.
         on_step: Called with a word or two for each step.
 
     Raises:
@@ -127,10 +130,10 @@ def export_module(
     started = time.monotonic()
     step = on_step or no_step
     pte_path = Path(pte_path)
-    card_path = pte_path.with_suffix(".toml") if card else None
+    card_path = pte_path.with_suffix(".toml")
     if card_path == pte_path:
         raise ModelError(f"{pte_path}: a program's name ends with .pte, .toml is for its card")
-    trials = _Trials(input_shape, picture, quantize)
+    trials = Trials(input_shape, card, picture, picture_name, quantize)
     shapes = tuple(tuple(each.shape) for each in run_eager(module, trials.noise))
     if card is not None:
         check_card(card, shapes, pte_path)
@@ -138,7 +141,9 @@ def export_module(
     if quantize is not None:
         from streamseg.convert.quantize import quantize_module
 
-        reference = quantize_module(module, trials.noise.clone(), quantize, step)
+        reference = quantize_module(
+            module, trials.noise.clone(), quantize, products_only=products_only, on_step=step
+        )
     step("lowering to XNNPACK")
     lowered = lower(reference, trials.noise.clone(), delegate)
     sha256 = hashlib.sha256(lowered.content).hexdigest()
@@ -146,8 +151,8 @@ def export_module(
         program = Program(str(staging.add(pte_path, lowered.content)))
         step("comparing with PyTorch")
         comparison = Comparison(pte_path, card)
-        for trial, is_picture in trials:
-            comparison.add(module, reference, program, trial, tolerance, is_picture=is_picture)
+        for trial in trials:
+            comparison.add(module, reference, program, trial, tolerance)
         report = ExportReport(
             path=pte_path,
             sha256=sha256,
@@ -162,9 +167,11 @@ def export_module(
             agreement=comparison.agreement(),
             compared_with=trials.in_words,
             export_s=time.monotonic() - started,
-            card_path=card_path,
+            card_path=card_path if card is not None else None,
         )
-        if card is not None and card_path is not None:
+        if card is None:
+            staging.remove(card_path)
+        else:
             complete = complete_card(
                 card,
                 input_shape=input_shape,
@@ -175,41 +182,6 @@ def export_module(
             staging.add(card_path, card_to_toml(complete))
         staging.commit()
     return report
-
-
-@dataclass
-class _Trials:
-    """The inputs that a program is compared on: noise, a smooth ramp, and pictures."""
-
-    shape: tuple[int, ...]
-    picture: Tensor | None
-    calibration: Sequence[Tensor] | None
-    noise: Tensor = field(init=False)
-
-    def __post_init__(self) -> None:
-        generator = torch.Generator().manual_seed(_SEED)
-        self.noise = torch.rand(self.shape, generator=generator)
-        for given in ([] if self.picture is None else [self.picture], self.calibration or ()):
-            for each in given:
-                if tuple(each.shape) != tuple(self.shape) or each.dtype != torch.float32:
-                    raise ModelError(
-                        f"a picture is {each.dtype} {list(each.shape)}, "
-                        f"expected float32 {list(self.shape)}: resize it"
-                    )
-
-    def __iter__(self) -> Iterator[tuple[Tensor, bool]]:
-        yield self.noise, False
-        yield torch.linspace(0, 1, self.shape[-1]).expand(self.shape).contiguous(), False
-        if self.picture is not None:
-            yield self.picture.contiguous(), True
-        for each in (self.calibration or ())[:_MOST_COMPARED]:
-            yield each.contiguous(), True
-
-    @property
-    def in_words(self) -> str:
-        count = min(len(self.calibration or ()), _MOST_COMPARED) + (self.picture is not None)
-        pictures = f"{count} picture{'s' if count > 1 else ''}"
-        return f"noise, a ramp and {pictures}" if count else "noise and a ramp"
 
 
 def _fastest_ms(program: Program, trial: Tensor) -> float:
@@ -229,5 +201,6 @@ def _verified_with(report: ExportReport, calibrated_with: int) -> str:
     if report.agreement is not None:
         text += f", {report.agreement.in_words}"
     if calibrated_with:
-        text = f"int8, calibrated with {calibrated_with} pictures, against float32: {text}"
+        plural = "s" if calibrated_with > 1 else ""
+        text = f"int8, calibrated with {calibrated_with} picture{plural}, against float32: {text}"
     return text

@@ -6,23 +6,27 @@ may do. Nothing of the kind happens with files from outside.
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import os
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+import torch
 from torch import nn
 
+from streamseg.convert._comparison import run_eager
 from streamseg.convert._lowering import first_line, no_step
-from streamseg.convert.pictures import export_on_pictures
+from streamseg.convert.cards import minimal_card
+from streamseg.convert.on_pictures import export_on_pictures
 from streamseg.errors import ModelError
-from streamseg.models.card import Card
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from pathlib import Path
 
     from streamseg.convert.export import ExportReport
+    from streamseg.models.card import Card
 
 __all__ = ["export_function", "load_function"]
 
@@ -43,9 +47,10 @@ def export_function(
         reference: ``package.module:function``; the function takes no arguments.
         pte_path: Where the program goes.
         input_shape: NCHW; (1, 3) and the card's input size where it is not given.
-        card: Written beside the program; without one no card is.
+        card: Written beside the program. Without one it is a card that says the task only, where
+            the outputs tell it.
         calibrate: Pictures, or folders of pictures, to calibrate an int8 program with.
-        picture: A picture to compare the program on.
+        picture: A picture to compare the program on, instead of streamseg's own.
         on_step: Called with a few words for each step.
 
     Raises:
@@ -60,17 +65,27 @@ def export_function(
             )
         input_shape = (1, 3, *card.input_size)
     (on_step or no_step)(f"calling {reference}")
-    return export_on_pictures(
-        load_function(reference),
+    module, path = load_function(reference), Path(pte_path)
+    notices: tuple[str, ...] = ()
+    if card is None:
+        shapes = [tuple(each.shape) for each in run_eager(module, torch.rand(input_shape))]
+        card = minimal_card(path.stem, shapes)
+        notices = (
+            f"{path.with_suffix('.toml')} has no labels and no normalisation: give a card that has"
+            if card is not None
+            else f"{path} has no card, and its outputs do not tell its task: give one",
+        )
+    report = export_on_pictures(
+        module,
         input_shape,
-        pte_path,
-        card or Card(name="module"),
-        write_card=card is not None,
+        path,
+        card,
         calibrate=calibrate,
         picture=picture,
         delegate="any",
         on_step=on_step,
     )
+    return dataclasses.replace(report, notices=(*report.notices, *notices))
 
 
 def load_function(reference: str) -> nn.Module:

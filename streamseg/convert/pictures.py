@@ -1,94 +1,36 @@
-"""Pictures that a model is calibrated and compared with, and the export that uses them."""
+"""Pictures that a model is calibrated and compared with."""
 
 from __future__ import annotations
 
-import dataclasses
 import logging
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch.nn import functional
 
-from streamseg.convert._lowering import no_step
-from streamseg.convert.export import ExportReport, export_module
-from streamseg.errors import ModelError
+from streamseg.errors import FileReadFailedError, InvalidUserInputError, ModelError
+from streamseg.picture_files import MAX_PIXELS, decode, picture_suffixes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
+    from pathlib import Path
 
-    from torch import Tensor, nn
+    from numpy.typing import NDArray
+    from torch import Tensor
 
-    from streamseg.convert._lowering import Delegate
     from streamseg.models.card import Card
 
-__all__ = ["MAX_PICTURES", "export_on_pictures", "read_calibration", "read_picture"]
+__all__ = ["MAX_PICTURES", "read_calibration", "read_picture"]
 
 _log = logging.getLogger(__name__)
 
 MAX_PICTURES = 100
 """So many pictures of a folder are used for calibration, evenly spread over their names."""
 
-_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".ppm"}
-_MAX_PIXELS = 100_000_000
+_MAX_FILE_BYTES = 256 << 20
 _MAX_BYTES = 1 << 30  # of all pictures together, in memory
 _GREY = 0.5
-
-
-def export_on_pictures(
-    module: nn.Module,
-    input_shape: tuple[int, ...],
-    pte_path: str | Path,
-    card: Card,
-    *,
-    calibrate: Sequence[Path] | None = None,
-    picture: Path | None = None,
-    write_card: bool = True,
-    tolerance: float = 1e-3,
-    delegate: Delegate = "whole",
-    on_step: Callable[[str], None] | None = None,
-) -> ExportReport:
-    """Do what ``export_module`` does, with pictures from files.
-
-    Args:
-        module: See ``export_module``.
-        input_shape: (1, 3, H, W).
-        pte_path: Where the program goes.
-        card: How pictures are given to the model.
-        calibrate: Pictures and folders of pictures to calibrate an int8 program with.
-        picture: A picture to compare the program on.
-        write_card: Whether the card is written too.
-        tolerance: See ``export_module``.
-        delegate: See ``export_module``.
-        on_step: See ``export_module``.
-
-    Raises:
-        ModelError: See ``export_module``; or a picture cannot be read.
-    """
-    tensors, notices = None, list[str]()
-    if calibrate is not None or picture is not None:
-        if len(input_shape) != 4 or input_shape[:2] != (1, 3):
-            raise ModelError(
-                f"the model's input is {list(input_shape)}, pictures need [1, 3, height, width]: "
-                "export it in float32 and without a picture"
-            )
-        size = (input_shape[2], input_shape[3])
-        if calibrate is not None:
-            (on_step or no_step)("reading pictures")
-            tensors, notices = read_calibration(calibrate, card, size)
-    report = export_module(
-        module,
-        input_shape,
-        pte_path,
-        tolerance=tolerance,
-        card=card if write_card else None,
-        delegate=delegate,
-        quantize=tensors,
-        picture=read_picture(picture, card, size) if picture is not None else None,
-        on_step=on_step,
-    )
-    return dataclasses.replace(report, notices=(*report.notices, *notices))
 
 
 def read_calibration(
@@ -141,7 +83,7 @@ def read_picture(path: Path, card: Card, size: tuple[int, int]) -> Tensor:
         float32 [1, 3, H, W].
 
     Raises:
-        ModelError: If it is no picture, or has over 100 million pixels.
+        ModelError: If it is no picture, or has over ``MAX_PIXELS`` pixels.
     """
     picture = torch.from_numpy(_decode(path)).permute(2, 0, 1)[None].float() / 255
     if card.letterbox:
@@ -156,38 +98,25 @@ def read_picture(path: Path, card: Card, size: tuple[int, int]) -> Tensor:
 def _find(path: Path) -> list[Path]:
     if not path.is_dir():
         return [path]
-    found = sorted(each for each in path.iterdir() if each.suffix.lower() in _SUFFIXES)
+    found = sorted(each for each in path.iterdir() if each.suffix.lower() in picture_suffixes())
     if len(found) > MAX_PICTURES:
         places = np.linspace(0, len(found) - 1, MAX_PICTURES).round().astype(int)
         found = [found[place] for place in places]
     return found
 
 
-# Not all that Pillow knows: some formats start other programs.
-_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "JPEG2000")
-
-
-def _decode(path: Path) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
-    from PIL import Image, ImageOps
-
-    Image.init()
-    formats = [name for name in _FORMATS if name in Image.OPEN]  # some builds lack some
+def _decode(path: Path) -> NDArray[np.uint8]:
     try:
-        with Image.open(path, formats=formats) as image:
-            if image.width * image.height > _MAX_PIXELS:
-                raise ModelError(
-                    f"{path}: {image.width}x{image.height} is over {_MAX_PIXELS} pixels: "
-                    "use a smaller picture"
-                )
-            upright = ImageOps.exif_transpose(image)
-            if upright.mode.startswith("I;16"):
-                # ``convert`` would cut off everything above 255.
-                return np.repeat((np.asarray(upright) >> 8).astype(np.uint8)[..., None], 3, axis=2)
-            return np.array(upright.convert("RGB"))
-    # Pillow's readers raise SyntaxError, ValueError and more for damaged files.
-    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else "no picture"
-        raise ModelError(f"{path}: cannot be read: {reason}") from error
+        if not path.is_file():  # a pipe would never end
+            why = "it is a folder" if path.is_dir() else "no such file"
+            raise ModelError(f"{path}: cannot be read: {why}; check the path")
+        if path.stat().st_size > _MAX_FILE_BYTES:
+            raise ModelError(f"{path}: over {_MAX_FILE_BYTES} bytes, too long for a picture")
+        return decode(path.read_bytes(), str(path), MAX_PIXELS)
+    except OSError as exc:
+        raise ModelError(f"{path}: cannot be read: {exc.strerror}") from exc
+    except (FileReadFailedError, InvalidUserInputError) as exc:
+        raise ModelError(str(exc)) from exc
 
 
 def _resize(picture: Tensor, card: Card, size: tuple[int, int]) -> Tensor:

@@ -15,19 +15,20 @@ from typing import TYPE_CHECKING
 
 from streamseg.convert import _tflite_metadata as metadata
 from streamseg.convert import _tflite_schema as schema
-from streamseg.convert._tflite_head import scores_of
+from streamseg.convert._tflite_head import gives_probabilities, scores_of
 from streamseg.convert._tflite_quantization import INT8
 from streamseg.errors import ModelError
 from streamseg.models.card import Card
+from streamseg.models.labels import distinct_labels
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
-    from torch import Tensor, nn
+    from torch import nn
 
     from streamseg.convert.export import ExportReport
 
-CONVERTER_VERSION = 1
+CONVERTER_VERSION = 2
 """Counts up when a file gives another program than before, so that stored ones are made again."""
 MAX_FILE_BYTES = 1 << 28
 _MAX_SIDE_PX = 4096
@@ -79,8 +80,7 @@ class TFLiteGraph:
         Args:
             name: The model's short name.
         """
-        ends = self.parsed.operators[-1].name if self.parsed.operators else ""
-        probability = ends == "LOGISTIC" or self.output_shape[1] == 1
+        probability = gives_probabilities(self.parsed) or self.output_shape[1] == 1
         return Card(
             name=name,
             title=self.about.name[:80],
@@ -169,8 +169,9 @@ def export_tflite(
     tflite_path: str | Path,
     pte_path: str | Path,
     *,
-    card: "Card | None" = None,
-    picture: "Tensor | None" = None,
+    card: Card | None = None,
+    calibrate: "Sequence[Path] | None" = None,
+    picture: Path | None = None,
     on_step: "Callable[[str], None] | None" = None,
 ) -> "ExportReport":
     """Convert a .tflite file to an ExecuTorch program for the CPU (XNNPACK).
@@ -179,25 +180,35 @@ def export_tflite(
         tflite_path: A file that `load_tflite` and `to_module` take.
         pte_path: Where the program goes; written beside and renamed when it was verified.
         card: Written beside the program; `load_tflite(tflite_path).card(name)` makes one.
-        picture: A picture as the module takes it, float32 of `input_shape`, to compare the
-            program with the module on as well.
+        calibrate: Pictures, or folders of pictures, to calibrate an int8 program with.
+        picture: A picture to compare the program on, instead of streamseg's own.
         on_step: Called with a word or two for each step.
 
     Returns:
         What was written and how far it is from the module it was made of.
 
     Raises:
-        ModelError: See `load_tflite`, `to_module` and `export_module`.
+        ModelError: See `load_tflite`, `to_module` and `export_module`; or the file is quantised
+            and int8 is asked for.
     """
-    from streamseg.convert.export import export_module
+    from streamseg.convert.on_pictures import export_on_pictures
 
     graph = load_tflite(tflite_path)
+    if calibrate is not None and graph.quantised:
+        raise ModelError(f"{tflite_path} is quantised already: export it without int8")
     try:
         module = to_module(graph)
     except ModelError as error:
         raise ModelError(f"cannot convert {tflite_path}: {error}") from error
-    return export_module(
-        module, graph.input_shape, pte_path, card=card, picture=picture, on_step=on_step
+    return export_on_pictures(
+        module,
+        graph.input_shape,
+        pte_path,
+        card,
+        calibrate=calibrate,
+        picture=picture,
+        delegate="any",
+        on_step=on_step,
     )
 
 
@@ -230,10 +241,7 @@ def _labels(about: metadata.Metadata, channels: int) -> tuple[str, ...] | None:
             f"its metadata have {len(labels)} labels for {channels} classes: correct the metadata"
         )
     # Some label files repeat "???" for classes that are not used.
-    return tuple(
-        label if labels.count(label) == 1 else f"{label}_{index}"
-        for index, label in enumerate(labels)
-    )
+    return distinct_labels(labels)
 
 
 def _picture(parsed: schema.Schema, indices: tuple[int, ...], what: str) -> schema.Tensor:

@@ -23,7 +23,7 @@ import torch
 from torch import nn
 
 from streamseg.convert._lowering import first_line, no_step
-from streamseg.convert.pictures import export_on_pictures
+from streamseg.convert.on_pictures import export_on_pictures
 from streamseg.errors import ModelError
 from streamseg.models.card import Card
 from streamseg.models.labels import IMAGENET_LABELS, VOC_LABELS
@@ -114,7 +114,7 @@ def export_torchvision(
             meaningless, and the card says so.
         size: (H, W) of the input in pixels.
         calibrate: Pictures, or folders of pictures, to calibrate an int8 program with.
-        picture: A picture to compare the program on.
+        picture: A picture to compare the program on, instead of streamseg's own.
         on_step: Called with a few words for each step.
 
     Raises:

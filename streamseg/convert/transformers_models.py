@@ -9,9 +9,6 @@ needed. Weights are read from safetensors only, and no code that comes with a mo
 from __future__ import annotations
 
 import hashlib
-import importlib
-import os
-from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -19,7 +16,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import nn
 
-from streamseg.convert._lowering import first_line
+from streamseg.convert._lowering import no_step
+from streamseg.convert.on_pictures import export_on_pictures
 from streamseg.convert.transformers_models_norms import write_out_norms
 from streamseg.convert.transformers_models_processor import (
     Preprocessing,
@@ -28,11 +26,18 @@ from streamseg.convert.transformers_models_processor import (
     found_subtasks,
     read_preprocessing,
 )
+from streamseg.convert.transformers_models_source import (
+    quiet_transformers,
+    read_configuration,
+    read_model,
+    read_processor,
+)
 from streamseg.errors import ModelError
 from streamseg.models.card import Card, MaskRule
+from streamseg.models.labels import distinct_labels
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
 
     from torch import Tensor
 
@@ -48,8 +53,6 @@ _FAMILIES: dict[str, tuple[_Family, str]] = {
     "mask2former": ("mask2former", "Mask2FormerForUniversalSegmentation"),
     "detr": ("detr", "DetrForSegmentation"),
 }
-_INSTALL = "install it with: pip install transformers pillow"
-_MAX_MISSING_SHOWN = 3
 
 
 @dataclass(frozen=True)
@@ -74,13 +77,14 @@ def export_transformers(
     size: tuple[int, int] | None = None,
     subtasks: Sequence[str] | None = None,
     tolerance: float = 1e-3,
-    picture: Tensor | None = None,
+    calibrate: Sequence[Path] | None = None,
+    picture: Path | None = None,
     on_step: Callable[[str], None] | None = None,
 ) -> ExportReport:
     """Export a model of transformers for XNNPACK, with a card beside it.
 
     What XNNPACK does not do, such as the sampling of deformable attention, is left to ExecuTorch's
-    own kernels.
+    own kernels. In int8 are convolutions and linear layers, where nearly all weights are.
 
     Args:
         source: See ``load_transformers``, as ``size`` and ``subtasks``.
@@ -89,25 +93,25 @@ def export_transformers(
         subtasks: What it is to be used for.
         tolerance: Largest difference to the model in PyTorch, relative to the largest magnitude of
             the output or to 1, whichever is larger.
-        picture: A picture as the module takes it, to compare the program on as well.
+        calibrate: Pictures, or folders of pictures, to calibrate an int8 program with.
+        picture: A picture to compare the program on, instead of streamseg's own.
         on_step: Called with a word or two for each step.
 
     Raises:
         ModelError: As ``load_transformers`` and ``export_module``.
     """
-    from streamseg.convert.export import export_module
-
-    if on_step is not None:
-        on_step("loading the model")
+    (on_step or no_step)("loading the model")
     model = load_transformers(source, name=Path(pte_path).stem, size=size, subtasks=subtasks)
-    return export_module(
+    return export_on_pictures(
         model.module,
         model.input_shape,
         pte_path,
-        tolerance=tolerance,
-        card=model.card,
-        delegate="any",
+        model.card,
+        calibrate=calibrate,
         picture=picture,
+        tolerance=tolerance,
+        delegate="any",
+        products_only=True,
         on_step=on_step,
     )
 
@@ -134,16 +138,24 @@ def load_transformers(
     Raises:
         ModelError: If transformers is not there, the model cannot be loaded, is of another kind,
             or its image processor does what a card cannot say.
+        OfflineError: If it is not here, and the environment switches fetching off.
     """
-    with _quiet_transformers() as transformers:
-        config, processor = _described(transformers, source)
+    with quiet_transformers() as transformers:
+        config = read_configuration(transformers, source)
+        known = transformers.AutoModelForSemanticSegmentation._model_mapping
+        if config.model_type not in _FAMILIES and type(config) not in known:
+            raise ModelError(
+                f"{source}: is a model of type {config.model_type}, expected maskformer, "
+                "mask2former, detr, or one for semantic segmentation such as segformer"
+            )
+        processor = read_processor(transformers, source)
         family, kind = _FAMILIES.get(config.model_type, (None, "AutoModelForSemanticSegmentation"))
         chosen = _choose(found_subtasks(processor), subtasks, processor)
         try:
             preprocessing = read_preprocessing(processor, size)
         except ModelError as exc:
             raise ModelError(f"{source}: {exc}") from exc
-        model = _loaded(transformers, kind, source)
+        model = read_model(transformers, kind, source)
         shape = (1, 3, *preprocessing.size)
         write_out_norms(model)
         module = _Wrapped(model, family or "semantic").eval()
@@ -190,103 +202,6 @@ class _Wrapped(nn.Module):  # type: ignore[misc]  # torch is not checked
         return found.class_queries_logits, found.masks_queries_logits
 
 
-@contextmanager
-def _quiet_transformers() -> Iterator[Any]:
-    """Import transformers; what it has to say of its own defaults is not for our users."""
-    try:
-        transformers: Any = importlib.import_module("transformers")
-        loggers: list[Any] = [
-            importlib.import_module("transformers.utils.logging"),
-            importlib.import_module("huggingface_hub.utils.logging"),
-        ]
-    except ImportError as exc:
-        raise ModelError(
-            f"transformers cannot be imported ({first_line(exc)}): {_INSTALL}"
-        ) from exc
-    except Exception as exc:  # a torchvision of another build than torch breaks it in many ways
-        raise ModelError(
-            f"transformers cannot be imported: {type(exc).__name__}: {first_line(exc)}: "
-            "check that torchvision was built for this torch, or remove it"
-        ) from exc
-    own, _ = loggers
-    bars = own.is_progress_bar_enabled()
-    with ExitStack() as undo:
-        for logger in loggers:
-            undo.callback(logger.set_verbosity, logger.get_verbosity())
-            logger.set_verbosity(logger.CRITICAL)
-        if bars:
-            own.disable_progress_bar()
-            undo.callback(own.enable_progress_bar)
-        yield transformers
-
-
-def _described(transformers: Any, source: str | Path) -> tuple[Any, Any]:
-    """Return a model's configuration and its image processor."""
-    folder = Path(source)
-    if not folder.is_dir() and (isinstance(source, Path) or _is_path(source)):
-        raise ModelError(f"{source}: no such folder; check the path, or give a name of the Hub")
-    if folder.is_dir() and not (folder / "config.json").exists():
-        raise ModelError(f"{source}: has no config.json; give a folder of save_pretrained")
-    options = {"trust_remote_code": False, "local_files_only": folder.is_dir()}
-    with _errors_of(source, "its configuration cannot be read"):
-        config = transformers.AutoConfig.from_pretrained(str(source), **options)
-    known = transformers.AutoModelForSemanticSegmentation._model_mapping
-    if config.model_type not in _FAMILIES and type(config) not in known:
-        raise ModelError(
-            f"{source}: is a model of type {config.model_type}, expected maskformer, mask2former, "
-            "detr, or one for semantic segmentation such as segformer"
-        )
-    with _errors_of(source, "its image processor cannot be read"):
-        # Pillow's is the one that trained models were made with, and needs no torchvision.
-        processor = transformers.AutoImageProcessor.from_pretrained(
-            str(source), backend="pil", **options
-        )
-    return config, processor
-
-
-def _is_path(source: str) -> bool:
-    """Return whether a text can be no name of the Hub, which are ``name`` or ``owner/name``."""
-    return source[:1] in (".", "~", os.sep) or source.count("/") > 1
-
-
-def _loaded(transformers: Any, kind: str, source: str | Path) -> nn.Module:
-    with _errors_of(source, "its weights cannot be read"):
-        model, about = getattr(transformers, kind).from_pretrained(
-            str(source),
-            trust_remote_code=False,
-            local_files_only=Path(source).is_dir(),
-            use_safetensors=True,
-            dtype=torch.float32,
-            # Written out, attention is fewer operators than PyTorch's own, which guards itself
-            # against masks that hide everything.
-            attn_implementation="eager",
-            output_loading_info=True,
-        )
-    missing = sorted({*about["missing_keys"], *(key for key, *_ in about["mismatched_keys"])})
-    if missing:
-        shown = ", ".join(missing[:_MAX_MISSING_SHOWN])
-        raise ModelError(
-            f"{source}: its weights lack {len(missing)} tensors of {type(model).__name__} "
-            f"({shown}): it was trained for another task"
-        )
-    module: nn.Module = model.eval()
-    with torch.no_grad():
-        # See ``export_module``: a tensor must have the strides of a new one.
-        for parameter in module.parameters():
-            parameter.data = torch.empty(parameter.shape).copy_(parameter.data)
-    return module
-
-
-@contextmanager
-def _errors_of(source: str | Path, what: str) -> Iterator[None]:
-    try:
-        yield
-    except Exception as exc:  # its loaders raise whatever is wrong with a file
-        # The first sentence says what is wrong, the others are for programmers.
-        text = " ".join(str(exc).split()).partition(". ")[0][:200] or type(exc).__name__
-        raise ModelError(f"{source}: {what}: {text}") from exc
-
-
 def _choose(
     possible: tuple[Subtask, ...], wanted: Sequence[str] | None, processor: Any
 ) -> tuple[Subtask, ...]:
@@ -310,7 +225,7 @@ def _check_semantic(
     model: nn.Module, processor: Any, shape: tuple[int, int, int, int], labels: tuple[str, ...]
 ) -> tuple[str, ...]:
     """Compare a model's first output with its labels and its processor's reading of it."""
-    with torch.inference_mode():
+    with torch.no_grad():
         outputs = model(pixel_values=torch.zeros(shape), return_dict=True)
     logits = outputs.logits
     if logits.ndim != 4 or logits.shape[1] < 2:
@@ -325,12 +240,9 @@ def _check_semantic(
 
 def _labels(config: Any) -> tuple[str, ...]:
     """Return the labels in the order of the classes, each different from the others."""
-    labels: list[str] = []
-    for index in range(config.num_labels):
-        label = str(config.id2label.get(index, f"LABEL_{index}")).strip() or f"LABEL_{index}"
-        # COCO's list has many that are called N/A.
-        labels.append(f"{label}_{index}" if label in labels else label)
-    return tuple(labels)
+    count = config.num_labels
+    # COCO's list has many that are called N/A.
+    return distinct_labels(str(config.id2label.get(each, f"LABEL_{each}")) for each in range(count))
 
 
 def _description(preprocessing: Preprocessing) -> str:

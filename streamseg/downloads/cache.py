@@ -6,8 +6,10 @@
     FOLDER/files/KEY/part.json        what must not have changed on the server to go on with it
     FOLDER/locks/KEY.lock             held by the process that fetches it
     FOLDER/converted/KEY/NAME.pte     what a model of another format was converted to
+    FOLDER/converted/KEY.lock         held by the process that converts it
 
-Files of the Hugging Face Hub lie in the Hub's own cache; here is only a record that names them.
+Files of the Hugging Face Hub lie in the Hub's own cache; here is only a record that names them, and
+what has arrived of one that is not whole.
 """
 
 from __future__ import annotations
@@ -16,22 +18,28 @@ import hashlib
 import json
 import os
 import shutil
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit, urlunsplit
 
 from filelock import FileLock, Timeout
 
+from streamseg.downloads.digest import file_sha256
 from streamseg.downloads.locations import HubFile, WebFile
 from streamseg.errors import DownloadError
+from streamseg.whole_file import write_whole
 
-__all__ = ["Cache", "CacheEntry", "Place", "file_sha256"]
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
 
-_CHUNK = 1 << 20
+__all__ = ["Cache", "CacheEntry", "Place", "read_json", "write_json"]
+
 _MAX_RECORD_BYTES = 1 << 16
 _RECORD = "record.json"
+# Of the SHA-256 of what was converted: enough to tell files apart, in a name that is not too long.
+_CONVERTED_DIGITS = 40
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,13 +135,23 @@ class Cache:
         """Return the programs that models of other formats were converted to."""
         return sorted((self.folder / "converted").glob("*/*.pte"))
 
+    def converted_folder(self, sha256: str, version: str) -> Path:
+        """Return where the program of a model of another format lies, whether it is there or not.
+
+        Args:
+            sha256: Of the model's file.
+            version: Of all that makes another program of the same file.
+        """
+        return self.folder / "converted" / f"{sha256[:_CONVERTED_DIGITS]}-{version}"
+
+    def converted_lock(self, folder: Path) -> FileLock:
+        """Return what is held while something is written to, or deleted from, such a folder."""
+        return FileLock(folder.with_name(f"{folder.name}.lock"), thread_local=False)
+
     def total_bytes(self) -> int:
         """Return how much room everything takes, what was fetched and what was converted."""
         fetched = sum(entry.size_bytes for entry in self.entries())
-        for path in self.converted():
-            with suppress(OSError):
-                fetched += path.stat().st_size
-        return fetched
+        return fetched + _size_of(self.converted())
 
     def add(self, file: WebFile | HubFile, path: Path, sha256: str) -> CacheEntry:
         """Record a verified file, as the last step of fetching it."""
@@ -163,25 +181,67 @@ class Cache:
         place = self.place(file)
         if not place.folder.exists() and not place.lock.exists():
             return 0
-        lock = FileLock(place.lock, thread_local=False)
-        entry: CacheEntry | None = None
-        try:
-            place.lock.parent.mkdir(parents=True, exist_ok=True)
-            lock.acquire(blocking=False)
+        with self._deleting(FileLock(place.lock, thread_local=False), f"{file}: is being fetched"):
             entry = _entry(place.folder)
             if entry is None:
                 return 0
             if entry.path.parent != place.folder:
                 _remove_from_hub_cache(entry.path)
             shutil.rmtree(place.folder)
+        return entry.size_bytes
+
+    def forget(self, file: WebFile | HubFile) -> None:
+        """Delete what this cache has of a file: its record, and the file if it lies here.
+
+        A file in the cache of the Hugging Face Hub stays: other programs use it too.
+
+        Raises:
+            DownloadError: If somebody is fetching it, or it cannot be deleted.
+        """
+        place = self.place(file)
+        if place.folder.exists():
+            lock = FileLock(place.lock, thread_local=False)
+            with self._deleting(lock, f"{file}: is being fetched"):
+                shutil.rmtree(place.folder)
+
+    def remove_converted(self, *, sha256: str = "", program: Path | None = None) -> int:
+        """Delete programs that models of other formats were converted to; all, if nothing is said.
+
+        Args:
+            sha256: Of the file that was converted: its programs of all versions.
+            program: One of ``converted``.
+
+        Returns:
+            How many bytes that freed; 0 if there was nothing.
+
+        Raises:
+            DownloadError: If somebody is converting one, or one cannot be deleted.
+        """
+        wanted = f"{sha256[:_CONVERTED_DIGITS]}-*/" if sha256 else "*/"
+        freed = 0
+        for folder in sorted((self.folder / "converted").glob(wanted)):
+            if program is not None and program.parent != folder:
+                continue
+            with self._deleting(self.converted_lock(folder), f"{folder}: is being converted"):
+                size = _size_of(folder.glob("*.pte"))
+                shutil.rmtree(folder)
+                freed += size
+        return freed
+
+    @contextmanager
+    def _deleting(self, lock: FileLock, busy: str) -> Iterator[None]:
+        """Hold a lock, without waiting for it, while files are deleted."""
+        try:
+            Path(lock.lock_file).parent.mkdir(parents=True, exist_ok=True)
+            lock.acquire(blocking=False)
+            yield
         except Timeout as exc:
-            raise DownloadError(f"{file}: is being fetched now; stop that first") from exc
+            raise DownloadError(f"{busy} now; stop that first") from exc
         except OSError as exc:
-            where = entry.path if entry is not None else self.folder
+            where = exc.filename or self.folder
             raise DownloadError(f"{where}: cannot be deleted: {exc.strerror}") from exc
         finally:
             lock.release(force=True)
-        return entry.size_bytes
 
     def verify(self, entry: CacheEntry, sha256: str = "") -> str:
         """Read a whole file again.
@@ -193,7 +253,7 @@ class Cache:
         Returns:
             What is wrong with it, empty if nothing is.
         """
-        expected = sha256 or entry.sha256
+        expected = (sha256 or entry.sha256).lower()
         try:
             found = file_sha256(entry.path)
         except OSError as exc:
@@ -201,21 +261,10 @@ class Cache:
         return "" if found == expected else f"SHA-256 is {found[:12]}..., not {expected[:12]}..."
 
 
-def file_sha256(path: Path) -> str:
-    """Return the SHA-256 of a file, as 64 hexadecimal digits."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def write_json(path: Path, value: dict[str, Any]) -> None:
     """Write a small file so that it is there whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_text(json.dumps(value), "utf-8")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_whole(path, json.dumps(value).encode())
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -223,7 +272,7 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         with path.open("rb") as file:
             value = json.loads(file.read(_MAX_RECORD_BYTES))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return value if isinstance(value, dict) else {}
 
@@ -258,13 +307,31 @@ def _entry(folder: Path) -> CacheEntry | None:
     return None
 
 
+def _size_of(paths: Iterable[Path]) -> int:
+    size = 0
+    for path in paths:
+        with suppress(OSError):
+            size += path.stat().st_size
+    return size
+
+
 def _remove_from_hub_cache(path: Path) -> None:
     """Delete a file of the Hub's cache: the link, and the blob if no other link needs it."""
-    blob = path.resolve() if path.is_symlink() else None
+    # Not where it leads in the end: a blob may itself be a link to what several repositories have,
+    # which only the Hub's own tool may delete.
+    blob = _target(path)
     path.unlink(missing_ok=True)
     snapshots = next((parent for parent in path.parents if parent.name == "snapshots"), None)
-    if blob is None or snapshots is None or blob.parent != snapshots.parent / "blobs":
+    if blob is None or snapshots is None:
         return
-    links = (link for link in snapshots.rglob("*") if link.is_symlink())
-    if not any(link.resolve() == blob for link in links):
+    if blob.parent != Path(os.path.normpath(snapshots.parent / "blobs")):
+        return
+    if not any(_target(link) == blob for link in snapshots.rglob("*")):
         blob.unlink(missing_ok=True)
+
+
+def _target(link: Path) -> Path | None:
+    """Return what a link names itself; None if it is no link."""
+    if not link.is_symlink():
+        return None
+    return Path(os.path.normpath(link.parent / os.readlink(link)))

@@ -13,8 +13,9 @@ import anyio
 import anyio.to_thread
 from filelock import FileLock, Timeout
 
-from streamseg.downloads.cache import Cache, CacheEntry, Place, file_sha256
+from streamseg.downloads.cache import Cache, CacheEntry, Place
 from streamseg.downloads.control import DownloadControl
+from streamseg.downloads.digest import sha256_in_thread
 from streamseg.downloads.limits import DownloadLimits
 from streamseg.downloads.locations import HubFile, LocalFile, WebFile, parse_location
 from streamseg.errors import DownloadError, DownloadInterruptedError, OfflineError
@@ -82,7 +83,7 @@ async def fetch(
     with control.running(on_progress):
         want = _Wanted(sha256, size_bytes)
         if isinstance(location, LocalFile):
-            path = await anyio.to_thread.run_sync(partial(_take_local, location, want))
+            path = await _take_local(location, want)
         else:
             path = await _obtain(
                 location,
@@ -112,16 +113,16 @@ class _Wanted:
             and self.size_bytes in (None, entry.size_bytes)
         )
 
-    def check(self, path: Path, shown: str) -> str:
-        """Read a file and return its SHA-256.
+    async def check(self, path: Path, shown: str) -> str:
+        """Read a file and return its SHA-256; it can be cancelled while a large file is read.
 
         Raises:
             DownloadError: If it is another file.
         """
-        size = path.stat().st_size
+        size = (await anyio.to_thread.run_sync(path.stat)).st_size
         if self.size_bytes not in (None, size):
             raise DownloadError(f"{shown}: has {size} bytes, expected {self.size_bytes}")
-        found = file_sha256(path)
+        found = await sha256_in_thread(path)
         if self.sha256 not in ("", found):
             raise DownloadError(
                 f"{shown}: its SHA-256 is {found[:12]}..., expected {self.sha256[:12]}...: it was "
@@ -130,13 +131,16 @@ class _Wanted:
         return found
 
 
-def _take_local(file: LocalFile, want: _Wanted) -> Path:
-    if not file.path.is_file():
-        what = "is a folder" if file.path.is_dir() else "no such file"
-        raise DownloadError(f"{file.path}: {what}; check the path")
+async def _take_local(file: LocalFile, want: _Wanted) -> Path:
+    def look() -> None:
+        if not file.path.is_file():
+            what = "is a folder" if file.path.is_dir() else "no such file"
+            raise DownloadError(f"{file.path}: {what}; check the path")
+
     try:
+        await anyio.to_thread.run_sync(look)
         if want.sha256 or want.size_bytes is not None:
-            want.check(file.path, str(file))
+            await want.check(file.path, str(file))
     except OSError as exc:
         raise DownloadError(f"{file.path}: cannot be read: {exc.strerror}") from exc
     return file.path
@@ -167,7 +171,7 @@ async def _obtain(
             if isinstance(file, WebFile):
                 path, sha256 = await _download(file, place, want, control, limits)
             else:
-                path, sha256 = await _download_hub(file, want, offline, control, limits)
+                path, sha256 = await _download_hub(file, place, want, offline, control, limits)
             await anyio.to_thread.run_sync(cache.add, file, path, sha256)
             return path
     except OSError as exc:
@@ -194,7 +198,7 @@ async def _download(
             file, place, size_bytes=want.size_bytes, control=control, limits=limits
         )
         try:
-            sha256 = await anyio.to_thread.run_sync(want.check, place.part, str(file))
+            sha256 = await want.check(place.part, str(file))
             break
         except DownloadError:
             await anyio.to_thread.run_sync(place.discard_part)
@@ -214,6 +218,7 @@ async def _download(
 
 async def _download_hub(
     file: HubFile,
+    place: Place,
     want: _Wanted,
     offline: bool,
     control: DownloadControl,
@@ -223,24 +228,27 @@ async def _download_hub(
 
     path = await download_from_hub(
         file,
+        place,
         offline=offline,
         size_bytes=want.size_bytes,
         max_bytes=limits.max_bytes,
         control=control,
     )
 
-    def check() -> str:
-        sha256 = want.check(path, str(file))
-        # Large files of the Hub lie under their SHA-256.
-        blob = path.resolve().name
-        if _SHA256.fullmatch(blob) and blob != sha256:
-            raise DownloadError(f"{file}: {path.resolve()} is damaged; delete it, fetch it again")
-        return sha256
+    def look() -> tuple[int, Path]:
+        # Not where it leads in the end: what several repositories have lies elsewhere, under
+        # another hash.
+        blob = path.parent / os.readlink(path) if path.is_symlink() else path
+        return path.stat().st_size, blob
 
+    size, blob = await anyio.to_thread.run_sync(look)
     if control.received_bytes:  # the process tells ten times a second, not the last byte
-        size = (await anyio.to_thread.run_sync(path.stat)).st_size
         control.report(size, size)
-    return path, await anyio.to_thread.run_sync(check)
+    sha256 = await want.check(path, str(file))
+    # Large files of the Hub lie under their SHA-256.
+    if _SHA256.fullmatch(blob.name) and blob.name != sha256:
+        raise DownloadError(f"{file}: {path.resolve()} is damaged; delete it, fetch it again")
+    return path, sha256
 
 
 @asynccontextmanager

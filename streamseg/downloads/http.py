@@ -37,7 +37,9 @@ if TYPE_CHECKING:
 __all__ = ["download_over_http"]
 
 _LOGGER = logging.getLogger(__name__)
-_CONTENT_RANGE = re.compile(r"bytes (?:(\d+)-(\d+)|\*)/(\d+|\*)")
+# More digits than any file's size has are refused before they become a number.
+_NUMBER = r"[0-9]{1,18}"
+_CONTENT_RANGE = re.compile(rf"bytes (?:({_NUMBER})-{_NUMBER}|\*)/({_NUMBER}|\*)")
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _PASSING = frozenset({408, 429, 500, 502, 503, 504})
 _ENOUGH = 1 << 20
@@ -142,7 +144,7 @@ class _Job:
         except _OtherFileError as exc:
             await anyio.to_thread.run_sync(self.place.discard_part)
             raise DownloadError(f"{self.file}: {exc}") from exc
-        except aiohttp.InvalidURL as exc:
+        except (aiohttp.InvalidURL, UnicodeError) as exc:  # of the host's name
             raise DownloadError(f"{self.file}: not a valid address; check it") from exc
         except aiohttp.ClientConnectorCertificateError as exc:
             raise DownloadError(
@@ -180,7 +182,11 @@ class _Job:
         self, session: aiohttp.ClientSession, headers: dict[str, str]
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         """Ask, and follow redirects: a few, never from https to http, never in a circle."""
-        url, seen = URL(self.file.url), set[URL]()
+        seen = set[URL]()
+        try:
+            url = URL(self.file.url)
+        except ValueError as exc:
+            raise DownloadError(f"{self.file}: not a valid address; check it") from exc
         while True:
             async with session.get(url, headers=headers, allow_redirects=False) as response:
                 if response.status not in _REDIRECTS:
@@ -219,6 +225,7 @@ class _Job:
             validator=_validator(response),
             source=str(self.file),
         )
+        ended = False
         try:
             self.control.report(begin, total)
             async for chunk in response.content.iter_any():
@@ -227,9 +234,10 @@ class _Job:
                 self.control.report(writer.received, total)
                 await self.control.wait_resumed()
             await writer.flush()
+            ended = True
         finally:
             with anyio.CancelScope(shield=True):
-                await writer.aclose()
+                await writer.aclose(durable=ended)
         if total is not None and writer.received != total:
             raise _TryAgainError(f"it ended after {writer.received} of {total} bytes")
 
@@ -247,11 +255,11 @@ class _Job:
                     f"{self.file}: the server sends a web page instead of the file; check the "
                     "address, or log in there"
                 )
-            return 0, response.content_length
+            return 0, _content_length(response)
         if status not in (206, 416):
             raise self._refusal(response)
         match = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", ""))
-        total = int(match[3]) if match and match[3] != "*" else None
+        total = int(match[2]) if match and match[2] != "*" else None
         if status == 416 and total == state.received > 0:
             return -1, total
         begins_right = match is not None and match[1] == str(state.received)
@@ -296,6 +304,12 @@ class _Job:
         return DownloadError(f"{self.file}: {advice} ({status})")
 
 
+def _content_length(response: aiohttp.ClientResponse) -> int | None:
+    """Return the size that an answer tells; of a number that no file has, enough to refuse it."""
+    text = response.headers.get("Content-Length", "")
+    return int(text[:19]) if text.isascii() and text.isdigit() else None
+
+
 def _validator(response: aiohttp.ClientResponse) -> str:
     """Return what tells this version of the file from others; empty if nothing does for sure."""
     etag = response.headers.get("ETag", "")
@@ -310,7 +324,7 @@ def _retry_after(text: str) -> float | None:
         return float(text[:9])
     try:
         return max(0.0, parsedate_to_datetime(text).timestamp() - time.time())
-    except ValueError:
+    except (ValueError, OverflowError):  # no date, or one that no calendar has
         return None
 
 

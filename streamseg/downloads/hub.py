@@ -1,7 +1,7 @@
 """Files of the Hugging Face Hub, by its own library, in a process that can be stopped.
 
 So the library's cache, token, mirror (``HF_ENDPOINT``) and time limits are as everywhere else. It
-goes on after a cut by itself, within one call; it keeps no partial file after that.
+goes on after a cut by itself, within one call; ``hub_resume.py`` does so in the next call too.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from streamseg.redact import redact
 if TYPE_CHECKING:
     from anyio.abc import Process
 
+    from streamseg.downloads.cache import Place
     from streamseg.downloads.control import DownloadControl
     from streamseg.downloads.locations import HubFile
 
@@ -46,6 +47,7 @@ _ADVICE = {
 
 async def download_from_hub(
     file: HubFile,
+    place: Place,
     *,
     offline: bool,
     size_bytes: int | None,
@@ -56,6 +58,7 @@ async def download_from_hub(
 
     Args:
         file: Which.
+        place: Where to keep what arrived of it, until it is whole.
         offline: Take it out of the cache or fail.
         size_bytes: Its size, None if it is not known.
         max_bytes: The largest file.
@@ -73,6 +76,9 @@ async def download_from_hub(
         "local_files_only": offline,
         "size_bytes": size_bytes,
         "max_bytes": max_bytes,
+        "part": str(place.part),
+        "part_state": str(place.part_state),
+        "source": str(file),
     }
     process = await anyio.open_process(
         [sys.executable, "-P", "-m", "streamseg.downloads.hub_child"],
@@ -124,7 +130,7 @@ def _hold(process: Process, paused: bool) -> None:
 
 
 async def _end(process: Process) -> None:
-    """End a process; first so that it can delete its partial file."""
+    """End a process; first so that it can put its files in order."""
     if process.returncode is None:
         process.terminate()
         _hold(process, paused=False)
@@ -146,7 +152,9 @@ def _error(file: HubFile, problem: str, detail: str) -> DownloadError:
     if problem == "size":
         return DownloadError(f"{file}: {detail}; check the address")
     if problem == "disk":
-        return DownloadError(f"{file}: cannot be written: {detail}; make room, or set HF_HOME")
+        return DownloadError(
+            f"{file}: cannot be written: {detail}; make room, or set HF_HOME and STREAMSEG_CACHE"
+        )
     if problem in ("http 401", "http 403"):
         return DownloadError(f"{file}: {_ADVICE['repository']}")
     if problem == "http 429":

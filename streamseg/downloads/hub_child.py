@@ -1,7 +1,7 @@
 """The process that fetches one file of the Hugging Face Hub; its parent is ``hub.py``.
 
 It reads one JSON object from standard input: the arguments of ``hf_hub_download``, and
-``max_bytes``, ``size_bytes``. It writes JSON objects to standard output, a line each:
+``max_bytes``, ``size_bytes``, ``part``, ``part_state``, ``source``. It writes JSON objects to standard output, a line each:
 ``{"received": int, "total": int | null}`` from time to time, and at the end ``{"path": str}`` or
 ``{"problem": str, "detail": str}``.
 
@@ -11,10 +11,15 @@ It is a process because the library blocks, also in connecting: this one can be 
 from __future__ import annotations
 
 import json
+import os
 import signal
 import sys
 import time
+from pathlib import Path
 from typing import Any, NoReturn, Self
+
+from streamseg.downloads.hub_resume import HubPart, ResumingGet
+from streamseg.parent_death import die_with_parent
 
 __all__ = ["main"]
 
@@ -32,7 +37,7 @@ def _tell(**message: Any) -> None:
 
 
 def _stop(*_: object) -> NoReturn:
-    # Ends the library as Ctrl-C does: it deletes its partial file.
+    # Ends the library as Ctrl-C does: it deletes its temporary file.
     raise KeyboardInterrupt
 
 
@@ -84,20 +89,32 @@ class _Progress:
 
 def main() -> None:
     """Fetch what standard input asks for."""
+    die_with_parent()
     signal.signal(signal.SIGTERM, _stop)
     request = json.loads(sys.stdin.readline())
     _Progress.most = request.pop("max_bytes")
     _Progress.expected = request.pop("size_bytes")
+    part = HubPart(
+        Path(request.pop("part")), Path(request.pop("part_state")), request.pop("source")
+    )
+    # The Hub's other protocol cannot go on with a partial file; everything is there over HTTP too.
+    os.environ["HF_HUB_DISABLE_XET"] = "1"
+    if request["local_files_only"]:
+        # Or it asks the Hub about other matters.
+        os.environ["HF_HUB_OFFLINE"] = "1"
     try:
-        from huggingface_hub import constants, hf_hub_download
+        from huggingface_hub import constants, file_download, hf_hub_download
 
         # It reads 10 MB at a time: too much for a bar, and to lose when a connection is cut.
         constants.DOWNLOAD_CHUNK_SIZE = _CHUNK_BYTES
+        file_download.http_get = ResumingGet(file_download.http_get, part)
         _tell(path=hf_hub_download(**request, library_name="streamseg", tqdm_class=_Progress))
     except KeyboardInterrupt:
         _tell(problem="stopped", detail="")
     except Exception as exc:
         problem, detail = _explain(exc)
+        if problem == "size":
+            part.discard()  # of another file than the one that is wanted
         _tell(problem=problem, detail=detail)
 
 

@@ -13,9 +13,18 @@ from urllib.request import url2pathname
 from streamseg.errors import DownloadError
 from streamseg.redact import redacted_url
 
-__all__ = ["HubFile", "LocalFile", "Location", "WebFile", "is_remote", "parse_location"]
+__all__ = [
+    "HubFile",
+    "LocalFile",
+    "Location",
+    "WebFile",
+    "address_text",
+    "is_remote",
+    "parse_location",
+]
 
 _REMOTE = re.compile(r"(https?|hf)://", re.IGNORECASE)
+_COLLAPSED = re.compile(r"^(https?|hf):/(?!/)", re.IGNORECASE)
 _SCHEME = re.compile(r"([a-z][a-z0-9+.-]+)://", re.IGNORECASE)
 _HUB_HOSTS = frozenset({"huggingface.co", "www.huggingface.co", "hf.co"})
 # /org/repo/resolve/revision/folder/file; "blob" is the page that shows the same file.
@@ -93,6 +102,16 @@ def is_remote(text: str) -> bool:
     return _REMOTE.match(text) is not None
 
 
+def address_text(source: str | os.PathLike[str]) -> str:
+    """Return what a user gave as text; an address that was made a ``Path`` is one again.
+
+    ``Path`` turns ``https://host/x`` into ``https:/host/x``, which nothing would take for an
+    address any more, nor hide the password of.
+    """
+    text = os.fspath(source)
+    return text if isinstance(source, str) else _COLLAPSED.sub(r"\1://", text)
+
+
 def parse_location(text: str) -> Location:
     """Read an address.
 
@@ -134,7 +153,7 @@ def _hub_file(text: str, shown: str) -> HubFile:
     name, _, revision = (pieces[1] if len(pieces) > 1 else "").partition("@")
     # A slash inside a revision is written as %2F.
     file = HubFile(f"{pieces[0]}/{name}", "/".join(pieces[2:]), unquote(revision) or "main")
-    if not _REPOSITORY.fullmatch(file.repository) or not _is_inside(file.path):
+    if not _is_one(file):
         raise DownloadError(f"{shown}: not a file of the Hub; write hf://org/repo[@revision]/path")
     return file
 
@@ -151,11 +170,20 @@ def _hub_file_of_url(url: str) -> HubFile | None:
     if match is None or path.lstrip("/").startswith(_OTHER_HUB_REPOSITORIES):
         return None
     file = HubFile(match[1], unquote(match[3]), unquote(match[2]))
-    return file if _REPOSITORY.fullmatch(file.repository) and _is_inside(file.path) else None
+    return file if _is_one(file) else None
+
+
+def _is_one(file: HubFile) -> bool:
+    # The Hub's library makes paths of its cache of all three.
+    return (
+        _REPOSITORY.fullmatch(file.repository) is not None
+        and _is_inside(file.path)
+        and _is_inside(file.revision)
+    )
 
 
 def _is_inside(path: str) -> bool:
-    return bool(path) and all(piece not in ("", ".", "..") for piece in path.split("/"))
+    return path.isprintable() and all(piece not in ("", ".", "..") for piece in path.split("/"))
 
 
 def _safe_name(path: str) -> str:

@@ -99,16 +99,22 @@ class PartWriter:
         """Write what waits; the file is there after that, even if it is empty."""
         await anyio.to_thread.run_sync(self._write_waiting)
 
-    async def aclose(self) -> None:
-        """Write the rest, down to the disk."""
+    async def aclose(self, *, durable: bool) -> None:
+        """Write the rest.
+
+        Args:
+            durable: Whether to wait until all of it is on the disk. That can take long for what
+                the system holds back of a large file: too long for a download that is cancelled.
+        """
 
         def finish() -> None:
             if self._waiting:
                 self._write_waiting()
             if self._file is not None:
                 with self._file:
-                    self._file.flush()
-                    os.fsync(self._file.fileno())
+                    if durable:
+                        self._file.flush()
+                        os.fsync(self._file.fileno())
 
         await anyio.to_thread.run_sync(finish)
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from streamseg.effects.options import MaskOptions
-    from streamseg.segmentation import Instance, Segmentation
+    from streamseg.segmentation import FrameInstance, Segmentation
 
 __all__ = ["Region", "class_masks", "split_by_instance"]
 
@@ -79,7 +79,7 @@ def class_masks(
 
 
 def split_by_instance(
-    mask: NDArray[np.float32], instances: Sequence[Instance]
+    mask: NDArray[np.float32], instances: Sequence[FrameInstance]
 ) -> list[NDArray[np.float32]]:
     """Divide the mask of a class among its objects.
 

@@ -17,13 +17,20 @@ import numpy as np
 from streamseg.errors import InvalidModelOutputError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
     from numpy.typing import NDArray
 
-__all__ = ["FoundInstance", "SelectionRule", "check_instance_shapes", "select_instances"]
+__all__ = [
+    "FoundInstance",
+    "SelectionRule",
+    "check_instance_shapes",
+    "instance_labels",
+    "select_instances",
+]
 
 _FLAT = np.float32(60.0)  # exp(-60) is nothing, exp(60) still fits in float32
+_ROUNDING = 1e-3  # of a score that is 1, and of a class index
 
 
 class SelectionRule(Protocol):
@@ -55,7 +62,8 @@ class FoundInstance:
         label: Its class.
         class_index: The index of the class.
         score: In [0, 1].
-        box: (x0, y0, x1, y1) in pixels of the model's input, cut at its borders, x0 < x1, y0 < y1.
+        box: (x0, y0, x1, y1) in pixels of the model's input, as the model gave it: it may reach
+            beyond the picture, but a part of it lies within.
         logits: (H, W) float32 over the whole input, a view of the model's output.
         input_size: (height, width) of the model's input in pixels.
     """
@@ -128,71 +136,114 @@ def check_instance_shapes(shapes: Sequence[Sequence[int]]) -> tuple[int, int]:
     )
 
 
+def instance_labels(labels: Sequence[str] | None) -> tuple[str, ...]:
+    """Return the labels of an instance model's card.
+
+    Raises:
+        InvalidModelOutputError: If it has none: the outputs do not tell how many classes there are.
+    """
+    if not labels:
+        raise InvalidModelOutputError("its card has no labels, which an instance model needs")
+    return tuple(labels)
+
+
 def select_instances(
     outputs: Sequence[NDArray[np.float32]],
     rule: SelectionRule,
     labels: Sequence[str],
     input_size: tuple[int, int],
+    *,
+    classes: Collection[int] | None = None,
+    content: tuple[int, int, int, int] | None = None,
 ) -> list[FoundInstance]:
     """Return the objects that count, the surest first.
 
-    Rows below the confidence, with a score or a box that is no number, or with a box without area
-    are left out. Of the rest, boxes are suppressed class by class (greedy non-maximum suppression:
-    Neubeck and Van Gool, "Efficient Non-Maximum Suppression", ICPR 2006), and the best remain.
+    Rows below the confidence may hold anything. Of the others, those of other classes, and boxes
+    without an area in the picture, are left out; then boxes are suppressed class by class (greedy
+    non-maximum suppression: Neubeck and Van Gool, "Efficient Non-Maximum Suppression", ICPR 2006),
+    and the best ones remain.
 
     Args:
         outputs: The three outputs, float32.
         rule: How they are chosen.
         labels: The model's labels, by class index.
         input_size: (height, width) of the model's input in pixels.
+        classes: Indices of the classes that are looked for; None for all.
+        content: (top, left, bottom, right) of the picture in the model's input, in its pixels;
+            None where it fills the input.
 
     Raises:
-        InvalidModelOutputError: If the outputs have other shapes, or a class has no label.
+        InvalidModelOutputError: If the outputs have other shapes, or what counts makes no sense: a
+            score, a box or a mask that is no number, a score above 1, a class without a label. An
+            object left out without a word might be what somebody wants hidden.
     """
     check_instance_shapes([output.shape for output in outputs])
-    boxes, classes = _cut(outputs[0][0], input_size), outputs[1][0]
-    scores: NDArray[np.float32] = np.nan_to_num(classes[:, 0], nan=-1.0)
-    sized = np.isfinite(boxes).all(axis=1)
-    sized &= (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
-    rows = np.flatnonzero(sized & (scores >= rule.confidence))
-    rows = rows[np.argsort(-scores[rows], kind="stable")]
-    numbers = _class_indices(classes[rows, 1], labels)
+    boxes, scores, numbers = outputs[0][0], outputs[1][0, :, 0], outputs[1][0, :, 1]
+    # Also what is no number, which is then refused.
+    rows = np.flatnonzero(~(scores < rule.confidence))
+    _check_scores(scores[rows])
+    if not np.isfinite(boxes[rows]).all():
+        raise InvalidModelOutputError("the model returned a box that is not finite")
+    indices = _class_indices(numbers[rows], labels)
+    counts = _have_area(boxes[rows], content or (0, 0, *input_size))
+    if classes is not None:
+        counts &= np.isin(indices, list(classes))
+    rows, indices = rows[counts], indices[counts]
+    order = np.argsort(-scores[rows], kind="stable")
+    rows, indices = rows[order], indices[order]
     if rule.suppress and len(rows) > 1:
-        kept = _unsuppressed(boxes[rows], scores[rows], numbers, rule.iou)
-        rows, numbers = rows[kept], numbers[kept]
+        kept = _unsuppressed(boxes[rows], scores[rows], indices, rule.iou)
+        rows, indices = rows[kept], indices[kept]
+    rows, indices = rows[: rule.max_instances], indices[: rule.max_instances]
+    logits = outputs[2][0]
+    for row in rows:
+        if np.isnan(logits[row]).any():
+            raise InvalidModelOutputError(
+                "the model returned a mask with values that are no number"
+            )
     return [
         FoundInstance(
             row=int(row),
-            label=labels[number],
-            class_index=int(number),
+            label=labels[index],
+            class_index=int(index),
             score=min(1.0, float(scores[row])),
             box=tuple(boxes[row].tolist()),
-            logits=outputs[2][0, row],
+            logits=logits[row],
             input_size=input_size,
         )
-        for row, number in zip(
-            rows[: rule.max_instances], numbers[: rule.max_instances], strict=True
-        )
+        for row, index in zip(rows, indices, strict=True)
     ]
 
 
-def _cut(boxes: NDArray[np.float32], input_size: tuple[int, int]) -> NDArray[np.float32]:
-    height, width = input_size
-    cut: NDArray[np.float32] = np.clip(
-        boxes, np.float32(0.0), np.array([width, height, width, height], np.float32)
-    )
-    return cut
+def _check_scores(scores: NDArray[np.float32]) -> None:
+    if not np.isfinite(scores).all():
+        raise InvalidModelOutputError("the model returned a score that is not finite")
+    if scores.size and scores.max() > 1.0 + _ROUNDING:
+        raise InvalidModelOutputError(
+            f"the model returned a score of {scores.max():g}, expected at most 1: export it with "
+            "probabilities instead of logits"
+        )
 
 
 def _class_indices(values: NDArray[np.float32], labels: Sequence[str]) -> NDArray[np.intp]:
-    numbers = np.rint(np.nan_to_num(values, nan=-1.0)).astype(np.intp)
-    wrong = numbers[(numbers < 0) | (numbers >= len(labels))]
-    if wrong.size:
+    indices = np.rint(np.nan_to_num(values, nan=-1.0)).astype(np.intp)
+    wrong = (indices < 0) | (indices >= len(labels)) | ~(np.abs(values - indices) <= _ROUNDING)
+    if wrong.any():
         raise InvalidModelOutputError(
-            f"the model returned class {wrong[0]}, but its card has {len(labels)} labels: "
-            "correct the card"
+            f"the model returned class {values[wrong][0]:g}, but its card has {len(labels)} labels, "
+            f"0 to {len(labels) - 1}: correct the card, unless scores and classes are in another "
+            "order"
         )
-    return numbers
+    return indices
+
+
+def _have_area(boxes: NDArray[np.float32], content: tuple[int, int, int, int]) -> NDArray[np.bool_]:
+    """Return which boxes have an area within a part of the input."""
+    top, left, bottom, right = content
+    low, high = np.array([[left, top] * 2, [right, bottom] * 2], np.float32)
+    cut = np.clip(boxes, low, high)
+    have: NDArray[np.bool_] = (cut[:, 2] > cut[:, 0]) & (cut[:, 3] > cut[:, 1])
+    return have
 
 
 def _unsuppressed(

@@ -10,7 +10,7 @@ from streamseg.errors import ConfigError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from streamseg.segmentation import Instance
+    from streamseg.segmentation import FrameInstance
 
 __all__ = ["InstanceTracker", "box_iou"]
 
@@ -48,7 +48,7 @@ class InstanceTracker:
         self._patience = patience
         self._tracks: dict[int, _Track] = {}  # number -> track, so bounded by the numbers
 
-    def assign(self, instances: Sequence[Instance], index: int) -> list[int]:
+    def assign(self, instances: Sequence[FrameInstance], index: int) -> list[int]:
         """Return a number for each object, from 0. To be called in the order of the stream.
 
         Args:
@@ -77,7 +77,7 @@ class InstanceTracker:
         """Forget all objects."""
         self._tracks.clear()
 
-    def _matched(self, instances: Sequence[Instance]) -> dict[int, int]:
+    def _matched(self, instances: Sequence[FrameInstance]) -> dict[int, int]:
         """Return position -> number, the best overlaps first, each used once."""
         pairs = [
             (overlap, position, number)

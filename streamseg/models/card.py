@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -16,19 +17,30 @@ from pydantic import (
 )
 
 from streamseg.errors import ModelError
-from streamseg.models.labels import LABEL_SETS, SELFIE_LABELS, VOC_LABELS
+from streamseg.models.labels import CLASS_MAP, LABEL_SETS, SELFIE_LABELS, VOC_LABELS
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["Card", "InstanceRule", "MaskRule", "Model", "Task", "load_card", "people_labels"]
+__all__ = [
+    "Card",
+    "InstanceRule",
+    "MaskRule",
+    "Model",
+    "Task",
+    "card_problem",
+    "load_card",
+    "people_labels",
+]
 
 _PEOPLE = frozenset({"SELFIE", "PERSON"})
 _MAX_CARD_BYTES = 1 << 20
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 
-Triple = tuple[float, float, float]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+Triple = tuple[Finite, Finite, Finite]
 Positive = Annotated[int, Field(gt=0, le=8192)]
-Share = Annotated[float, Field(ge=0.0, le=1.0)]
+Share = Annotated[float, Field(ge=0.0, le=1.0, allow_inf_nan=False)]
 Task = Literal[
     "semantic-segmentation", "instance-segmentation", "mask-classification", "classification"
 ]
@@ -88,9 +100,10 @@ class Card(BaseModel):
         labels: Names of the classes, in the order of the output's channels, or the name of one of
             ``LABEL_SETS``; None derives them from the number of channels. A model of one channel
             has two labels: the foreground, whose probability the channel is, and the background.
+            They differ in more than their case, and none is blank or ``ARGMAX``.
         input_size: (H, W) in pixels; the .pte's own metadata decide, this is for lists.
-        mean: Subtracted from RGB in [0, 1], a value a channel.
-        std: Divides after that.
+        mean: Subtracted from RGB in [0, 1], a finite value a channel.
+        std: Divides after that; above 0.
         sampling: Where the model's pixels lie in the picture. ``centre``: pixel i covers its share
             of the picture, as in most pipelines. ``corner``: pixel i is the picture's point
             ``i * width / model_width``, interpolated without a filter, as MediaPipe takes it.
@@ -101,8 +114,8 @@ class Card(BaseModel):
             one channel and ``logits`` for several.
         licence: SPDX identifier of the weights' licence.
         source: Where the weights come from, in words.
-        source_sha256: SHA-256 of the original file.
-        sha256: SHA-256 of the .pte.
+        source_sha256: SHA-256 of the original file, 64 hexadecimal digits; empty if not known.
+        sha256: SHA-256 of the .pte, likewise. Both are kept in lower case.
         size_bytes: Size of the .pte in bytes.
         verified_with: What the .pte was compared with, and the result.
         url: Where the .pte can be fetched from; empty for what is bundled or the user's own.
@@ -147,10 +160,37 @@ class Card(BaseModel):
             raise ValueError(f"no label set {value!r}: choose {', '.join(LABEL_SETS)}, or a list")
         return LABEL_SETS[value]
 
+    @field_validator("labels")
+    @classmethod
+    def _check_labels(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        if value is None:
+            return None
+        if not value:
+            raise ValueError("there is none: name the classes, or leave the key out")
+        seen: dict[str, str] = {}  # they are asked for in any case
+        for label in value:
+            if not label.strip():
+                raise ValueError("one is blank: name every class")
+            if label.upper() == CLASS_MAP:
+                raise ValueError(f"none may be called {label}: so the map of all classes is called")
+            other = seen.get(label.casefold())
+            if other == label:
+                raise ValueError(f"labels must be different from each other: two are {label!r}")
+            if other is not None:
+                raise ValueError(f"{other!r} and {label!r} differ in their case only: rename one")
+            seen[label.casefold()] = label
+        return value
+
+    @field_validator("sha256", "source_sha256")
+    @classmethod
+    def _check_sha256(cls, value: str) -> str:
+        digits = value.strip().lower()
+        if digits and not _SHA256.fullmatch(digits):
+            raise ValueError(f"{value[:80]!r} is no SHA-256: write its 64 hexadecimal digits")
+        return digits
+
     @model_validator(mode="after")
     def _check(self) -> Card:
-        if self.labels is not None and len(set(self.labels)) != len(self.labels):
-            raise ValueError("labels must be different from each other")
         if min(self.std) <= 0:
             raise ValueError("std must be above 0")
         if (self.task == "mask-classification") != (self.masks is not None):
@@ -215,10 +255,16 @@ def load_card(path: Path) -> Card:
             return Card.model_validate(tomllib.load(file))
     except OSError as exc:
         raise ModelError(f"{path}: cannot read the model's card: {exc.strerror}") from exc
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
-        raise ModelError(f"{path}: the model's card is not valid TOML: {exc}") from exc
     except ValidationError as exc:
-        first = exc.errors()[0]
-        key = ".".join(str(part) for part in first["loc"]) or "card"
-        what = "is missing" if first["type"] == "missing" else first["msg"]
-        raise ModelError(f"{path}: the model's card: {key}: {what}") from exc
+        raise ModelError(f"{path}: the model's card: {card_problem(exc)}") from exc
+    except (ValueError, RecursionError) as exc:  # also a number of 5000 digits
+        raise ModelError(f"{path}: the model's card is not valid TOML: {exc}") from exc
+
+
+def card_problem(exc: ValidationError) -> str:
+    """Return in one line what is wrong with a card: the first key that is, and why."""
+    first = exc.errors()[0]
+    key = ".".join(str(part) for part in first["loc"]) or "card"
+    what = "is missing" if first["type"] == "missing" else first["msg"]
+    what = what.removeprefix("Value error, ")
+    return "".join(letter if letter.isprintable() else " " for letter in f"{key}: {what}")

@@ -7,16 +7,21 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
 __all__ = [
+    "CLASS_MAP",
     "COCO_CATEGORY_LABELS",
     "COCO_LABELS",
     "IMAGENET_LABELS",
     "LABEL_SETS",
     "SELFIE_LABELS",
     "VOC_LABELS",
+    "distinct_labels",
 ]
+
+CLASS_MAP = "ARGMAX"
+"""What the map of all classes is called among the results of a segmentation: no class is."""
 
 SELFIE_LABELS: tuple[str, ...] = ("SELFIE", "BACKGROUND")
 """The two classes of models with one channel, which is the probability of SELFIE."""
@@ -85,3 +90,23 @@ LABEL_SETS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     }
 )
 """The label sets by the names that cards use."""
+
+
+def distinct_labels(labels: Iterable[str]) -> tuple[str, ...]:
+    """Return labels of somebody else's list as a card takes them.
+
+    Lists that come with models repeat names (COCO's "N/A"), or tell two by their case. The first
+    one keeps its name, others get their index: ``N/A``, ``N/A_7``. What is blank is ``CLASS_7``.
+
+    Args:
+        labels: In the order of the classes.
+    """
+    taken = {CLASS_MAP.casefold()}
+    distinct = []
+    for index, label in enumerate(labels):
+        name = label.strip() or f"CLASS_{index}"
+        while name.casefold() in taken:
+            name = f"{name}_{index}"
+        taken.add(name.casefold())
+        distinct.append(name)
+    return tuple(distinct)

@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import difflib
 import os
+from contextlib import suppress
 from functools import cache as memoized
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from streamseg.downloads.cache import Cache
-from streamseg.downloads.locations import LocalFile, is_remote, parse_location
-from streamseg.errors import ModelError
+from streamseg.downloads.digest import file_sha256
+from streamseg.downloads.locations import LocalFile, address_text, is_remote, parse_location
+from streamseg.errors import DownloadError, ModelError
 from streamseg.models.card import Card, Model, load_card
 
 if TYPE_CHECKING:
@@ -31,6 +33,7 @@ __all__ = [
     "model_names",
     "model_state",
     "obtain_model",
+    "remove_converted",
     "remove_model",
 ]
 
@@ -97,7 +100,7 @@ def find_model(name: str | Path) -> Model:
     Raises:
         ModelError: If there is no such model, it is not downloaded, or its card is wrong.
     """
-    text = str(name)
+    text = address_text(name)
     if text in _BUNDLED:
         return Model(_package() / "bundled" / f"{_BUNDLED[text]}.pte", card_of(text))
     if _is_address(text):
@@ -141,7 +144,7 @@ async def obtain_model(
     """
     import anyio.to_thread
 
-    text = str(name)
+    text = address_text(name)
     card: Card | None = None
     if not _is_address(text) and text not in _BUNDLED and Path(text).suffix.lower() != ".pte":
         card = await anyio.to_thread.run_sync(card_of, text)
@@ -149,7 +152,7 @@ async def obtain_model(
             raise ModelError(f"{text}: where it can be fetched from is not known; see its card")
     source = card.url if card is not None else text
     if not is_remote(source):
-        model = await anyio.to_thread.run_sync(find_model, name)
+        model = await anyio.to_thread.run_sync(find_model, text)
         if on_progress is not None:
             on_progress(1.0)
         return model
@@ -157,6 +160,9 @@ async def obtain_model(
     from streamseg.downloads.fetching import fetch
 
     cache = cache or Cache()
+    location = parse_location(source)
+    assert not isinstance(location, LocalFile)
+    before = await anyio.to_thread.run_sync(cache.find, location)
     path = await fetch(
         source,
         sha256=card.sha256 if card is not None else "",
@@ -168,40 +174,65 @@ async def obtain_model(
     )
 
     def check() -> Model:
-        try:
-            _check_program(path)
-        except ModelError as exc:
-            location = parse_location(source)
-            if not isinstance(location, LocalFile):
-                cache.remove(location)
+        if not _is_program(path):
+            # Only what this call brought: what was here may be somebody else's.
+            if cache.find(location) != before:
+                with suppress(DownloadError):  # what is wrong with the file is what matters
+                    cache.forget(location)
             raise ModelError(
                 f"{location}: cannot be used as a model: it is not an ExecuTorch program; check "
                 "the address"
-            ) from exc
+            )
         return Model(path, card) if card is not None else _own_model(path)
 
     return await anyio.to_thread.run_sync(check)
 
 
 def remove_model(name: str) -> int:
-    """Delete a fetched model from the cache, or what is there of it.
+    """Delete a fetched or converted model from the cache, or what is there of it.
 
     Args:
-        name: A name of ``model_names``, or the address that it was fetched from.
+        name: A name of ``model_names``, the address that it was fetched from, the path of the
+            .tflite that it was converted from, which itself stays, or that of its program.
 
     Returns:
         How many bytes that freed; 0 if it was not there.
 
     Raises:
         ModelError: If there is no such model, it comes with the package, or is a file of its own.
+            DownloadError, one of its kinds, if it is being fetched or converted now.
     """
     if name in _BUNDLED:
         raise ModelError(f"{name} comes with the package and cannot be removed")
-    own = Path(name).suffix.lower() == ".pte"
+    own = Path(name).suffix.lower() in (".pte", ".tflite")
     location = parse_location(name if own or _is_address(name) else card_of(name).url)
-    if isinstance(location, LocalFile):
+    cache = Cache()
+    if not isinstance(location, LocalFile):
+        return cache.remove(location)
+    if location.path in cache.converted():
+        return cache.remove_converted(program=location.path)
+    if location.path.suffix.lower() != ".tflite":
         raise ModelError(f"{name}: is not in the cache; delete the file itself")
-    return Cache().remove(location)
+    try:
+        sha256 = file_sha256(location.path)
+    except OSError as exc:
+        raise ModelError(
+            f"{name}: cannot be read, which tells its program from others: {exc.strerror}; to "
+            "remove all: streamseg models remove --converted"
+        ) from exc
+    return cache.remove_converted(sha256=sha256)
+
+
+def remove_converted() -> int:
+    """Delete the programs of all models of other formats; each is converted anew when it is used.
+
+    Returns:
+        How many bytes that freed; 0 if there were none.
+
+    Raises:
+        DownloadError: If one is being converted now, or cannot be deleted.
+    """
+    return Cache().remove_converted()
 
 
 def _package() -> Path:
@@ -226,30 +257,34 @@ def _cached(url: str, card: Card | None = None) -> CacheEntry | None:
 
 
 def _own_model(path: Path) -> Model:
-    """Return a .pte with the card beside it, or with an empty one."""
-    if path.is_dir():
-        raise ModelError(f"{path}: is a directory, expected a .pte file")
-    if not path.exists():
-        raise ModelError(f"{path}: no such model file; check the path")
-    _check_program(path)
-    card = path.with_suffix(".toml")
-    return Model(path, load_card(card) if card.exists() else Card(name=path.stem))
-
-
-def _check_program(path: Path) -> None:
-    """Raise ModelError if a file is no ExecuTorch program.
+    """Return a .pte with the card beside it, or with an empty one.
 
     Live streams open their outputs before the model is loaded: what is no model at all must be told
     before.
     """
-    try:
-        with path.open("rb") as file:
-            start = file.read(8)
-    except OSError as exc:
-        raise ModelError(f"{path}: cannot read the model: {exc.strerror}") from exc
-    where, magic = _MAGIC
-    if start[where] != magic:
+    if not _is_program(path):
         raise ModelError(
             f"{path}: cannot be used as a model: it is not an ExecuTorch program; "
             "export it again, or check the download"
         )
+    card = path.with_suffix(".toml")
+    return Model(path, load_card(card) if card.exists() else Card(name=path.stem))
+
+
+def _is_program(path: Path) -> bool:
+    """Tell whether a file is an ExecuTorch program.
+
+    Raises:
+        ModelError: If it cannot be read, which says nothing of what is in it.
+    """
+    try:
+        with path.open("rb") as file:
+            start = file.read(8)
+    except IsADirectoryError as exc:
+        raise ModelError(f"{path}: is a directory, expected a .pte file") from exc
+    except (FileNotFoundError, ValueError) as exc:  # no file's name has a zero byte
+        raise ModelError(f"{path}: no such model file; check the path") from exc
+    except OSError as exc:
+        raise ModelError(f"{path}: cannot read the model: {exc.strerror}") from exc
+    where, magic = _MAGIC
+    return start[where] == magic

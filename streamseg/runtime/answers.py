@@ -14,7 +14,7 @@ import numpy as np
 from streamseg.errors import InvalidModelOutputError
 from streamseg.masks.instances import select_instances
 from streamseg.runtime.preprocess import to_centres
-from streamseg.segmentation import Instance, Segmentation
+from streamseg.segmentation import FrameInstance, Segmentation
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from streamseg.runtime.fitting import Content
     from streamseg.runtime.pool import ModelResult
 
-__all__ = ["Reader", "reader_for"]
+__all__ = ["Reader", "class_probabilities", "reader_for"]
 
 
 class Reader(Protocol):
@@ -66,6 +66,28 @@ def reader_for(
     if card.task == "mask-classification":
         return _Queries(labels, wanted, input_size)
     return _Maps(card, labels, wanted, input_size)
+
+
+def class_probabilities(values: NDArray[Any], card: Card) -> NDArray[np.float64]:
+    """Return the probability of each class of a model for classification.
+
+    Args:
+        values: (K,), as the model returned them.
+        card: The model's; says whether these are probabilities already.
+
+    Raises:
+        InvalidModelOutputError: If one of them is no number.
+    """
+    wide = values.astype(np.float64)
+    if not np.isfinite(wide).all():
+        raise InvalidModelOutputError(
+            f"{card.name}: returned scores that are no numbers: check its mean and std, or export "
+            "it again"
+        )
+    if card.output != "probability":
+        wide = np.exp(wide - wide.max())
+        wide /= wide.sum()
+    return wide
 
 
 class _Maps:
@@ -115,19 +137,26 @@ class _Instances:
     ) -> None:
         self._rule = card.instance
         self._labels, self._wanted, self._input_size = labels, wanted, input_size
+        self._classes = frozenset(labels.index(label) for label in wanted)
         self._nothing: NDArray[np.float32] = np.zeros((0, 0), np.float32)
 
     def read(self, frame: Frame, result: ModelResult, content: Content | None) -> Segmentation:
-        found = select_instances(result.raw, self._rule, self._labels, self._input_size)
+        found = select_instances(
+            result.raw,
+            self._rule,
+            self._labels,
+            self._input_size,
+            classes=self._classes,
+            content=content,
+        )
         instances = tuple(
-            Instance(
+            FrameInstance(
                 label=each.label,
                 score=each.score,
                 box=each.box_within(content),
                 mask=_within(each.mask(), content, self._input_size),
             )
             for each in found
-            if each.label in self._wanted
         )
         # One for all classes that are not there: nobody writes into it.
         empty = np.zeros(result.raw[2].shape[2:], np.float32)
@@ -156,16 +185,10 @@ class _Scores:
     in_thread = False
 
     def __init__(self, card: Card, labels: tuple[str, ...]) -> None:
-        self._logits = card.output != "probability"
-        self._labels = labels
+        self._card, self._labels = card, labels
 
     def read(self, frame: Frame, result: ModelResult, content: Content | None) -> Segmentation:
-        values = result.raw[0][0].astype(np.float64)
-        if not np.isfinite(values).all():
-            raise InvalidModelOutputError("the model returned scores that are no numbers")
-        if self._logits:
-            values = np.exp(values - values.max())
-            values /= values.sum()
+        values = class_probabilities(result.raw[0][0], self._card)
         order = np.argsort(-values, kind="stable").tolist()
         shares = values.tolist()
         return Segmentation(

@@ -6,7 +6,10 @@ input and output, and exchanges pixels and masks through shared memory:
     <- {"loaded": {"input": [...], "outputs": [...], ...}}    or {"error": "..."} and it ends
     -> {"attach": {"size": N, "layout": {...}, ...}}
     -> {"run": {"slot": 0, "index": 12}}
-    <- {"done": {"slot": 0, "index": 12, "ms": 3.6}}          or {"failed": {..., "text": "..."}}
+    <- {"done": {"slot": 0, "index": 12, "ms": 3.6, "inference_ms": 3.3}}
+                                                              or {"failed": {..., "text": "..."}}
+
+With an error comes what it is about: ``input``, ``output``, or nothing that can be named.
 
 End of input means: stop. Whatever native code prints goes to standard error.
 
@@ -22,12 +25,20 @@ import gc
 import json
 import math
 import os
-import re
 import signal
 import sys
 import time
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, NoReturn, TextIO
+
+from streamseg.parent_death import die_with_parent
+from streamseg.runtime.program import (
+    ModelProblem,
+    Program,
+    check_identifier,
+    explain,
+    normalisation,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -37,28 +48,6 @@ if TYPE_CHECKING:
 __all__ = ["main"]
 
 _WHOLE_TORCH = "STREAMSEG_WHOLE_TORCH"
-_FLOAT32 = 6  # ScalarType::Float of ExecuTorch's scalar_type.h
-_OUTPUT_TYPES = {0, 3, 4, _FLOAT32, 11}  # Byte, Int, Long, Float, Bool: all are given as float32
-_MAX_PIXELS = 4096 * 4096
-_MAX_VALUES = 1 << 28  # of one output
-_SMALL_INPUT = 256 * 256  # up to this many pixels one thread is as fast as several
-
-_ERROR_CODE = re.compile(r"\b0x:?([0-9a-fA-F]{1,4})\b")  # one of its messages has a colon inside
-# runtime/core/error.h of ExecuTorch
-_RUNTIME_ERRORS = {
-    0x10: "an operation is not supported",
-    0x12: "it is not valid",
-    0x14: "an operator that it uses is not part of this ExecuTorch",
-    0x20: "a backend that it was exported for is not part of this ExecuTorch",
-    0x21: "there is not enough memory for it",
-    0x22: "the file cannot be read",
-    0x23: "it is not a valid ExecuTorch program",
-    0x24: "its external data is not valid",
-    0x25: "there are not enough resources for it",
-    0x30: "it was exported for another version of its backend",
-    0x31: "its backend cannot get enough memory",
-    0x32: "its backend lost the model",
-}
 
 
 def main(arguments: dict[str, Any]) -> None:
@@ -70,15 +59,15 @@ def main(arguments: dict[str, Any]) -> None:
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business
     gc.disable()  # importing torch makes 300,000 objects and no garbage
-    _die_with_parent()
+    die_with_parent()
     # Native code prints to descriptor 1 as it likes; replies have a descriptor of their own.
     with os.fdopen(os.dup(1), "w", encoding="utf-8", buffering=1) as replies:
         os.dup2(2, 1)
         try:
-            _check_identifier(arguments["model"])
+            check_identifier(arguments["model"])
             model = _load(arguments, replies)
-        except _ModelProblem as problem:
-            _reply(replies, {"error": str(problem)})
+        except ModelProblem as problem:
+            _reply(replies, {"error": str(problem), "about": problem.about})
             return
         gc.freeze()
         gc.enable()
@@ -86,16 +75,12 @@ def main(arguments: dict[str, Any]) -> None:
         _serve(model, arguments["memory"], replies)
 
 
-class _ModelProblem(Exception):
-    """The model cannot be used; the text is for the user."""
-
-
-def _load(arguments: dict[str, Any], replies: TextIO) -> _Model:
+def _load(arguments: dict[str, Any], replies: TextIO) -> Program:
     model = [arguments[name] for name in ("model", "method", "threads", "cores")]
     if os.environ.get(_WHOLE_TORCH):
-        return _Model(_import_all(), *model)
+        return Program(_import_all(), *model)
     try:
-        loaded = _Model(_import_bare(), *model)
+        loaded = Program(_import_bare(), *model)
         _rehearse()
     except Exception:  # the model's fault or torch's: the next attempt tells
         _start_over(replies)
@@ -107,14 +92,16 @@ def _rehearse() -> None:
     import torch
 
     from streamseg.runtime.layout import SlotLayout
-    from streamseg.runtime.postprocess import write_result
+    from streamseg.runtime.postprocess import ResultWriter
 
     for channels in (1, 2):
         layout = SlotLayout((1, 1), (2, 2), mask_classes=(0, 1), class_map=True, wide_classes=False)
         memory = bytearray(layout.slot_bytes)
         masks, class_map = (_tensor_at(memory, region) for region in layout.regions(0)[1:3])
         for output in ("logits", "probability"):
-            write_result(torch.zeros((channels, 2, 2)), output, (0, 1), masks, class_map)
+            maps = torch.zeros((channels, 2, 2))
+            ResultWriter().write(maps, output, (0, 1), masks, class_map)
+            ResultWriter().write(maps, output, (0, 1), masks, None)
 
 
 def _start_over(replies: TextIO) -> NoReturn:
@@ -124,110 +111,13 @@ def _start_over(replies: TextIO) -> NoReturn:
     os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
-class _Model:
-    """A loaded .pte of which one method takes [1, 3, H, W] float32 and returns tensors."""
-
-    def __init__(self, pybindings: Any, path: str, method: str, threads: int, cores: int) -> None:
-        import torch
-
-        torch.set_num_threads(1)
-        torch._C._set_grad_enabled(False)
-        self._method = method
-        started = time.perf_counter()
-        try:
-            program = pybindings._load_program(path)
-            methods = [program.get_method_name(index) for index in range(program.num_methods())]
-            if method not in methods:
-                raise _ModelProblem(
-                    f"it has no method {method!r} but {', '.join(methods)}: name one in its card"
-                )
-            meta = program.method_meta(method)
-        except (RuntimeError, MemoryError, ValueError) as exc:
-            raise _ModelProblem(_explain(exc)) from exc
-        self._input = self._checked_input(meta)
-        self._outputs = self._checked_outputs(meta)
-        if threads < 1:
-            small = self._input[2] * self._input[3] <= _SMALL_INPUT
-            threads = 1 if small else cores
-        # Before the delegates are loaded: one that is keeps the thread pool that it found.
-        pybindings._unsafe_reset_threadpool(threads)
-        self._threads = pybindings._threadpool_get_thread_count()
-        # Contiguous NCHW: any other layout of the input gives wrong masks without an error.
-        self._tensor = torch.zeros(self._input)
-        # The first run loads the delegates: what is wrong with them shows here, not at a frame.
-        try:
-            self._module = pybindings._load_for_executorch(path)
-            black = torch.zeros((*self._input[2:], 3), dtype=torch.uint8)
-            outputs = self.run(black, *_normalisation((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)))
-        except (RuntimeError, MemoryError, ValueError) as exc:
-            raise _ModelProblem(_explain(exc)) from exc
-        for returned, said in zip(outputs, self._outputs, strict=True):
-            # What it says is an upper bound: how many objects there are depends on the picture.
-            if returned.dim() != len(said) or any(map(int.__gt__, returned.shape, said)):
-                raise _ModelProblem(f"it returned {list(returned.shape)}, but says {list(said)}")
-        self._load_ms = (time.perf_counter() - started) * 1e3
-
-    @staticmethod
-    def _checked_input(meta: Any) -> tuple[int, ...]:
-        if meta.num_inputs() != 1:
-            raise _ModelProblem(f"it takes {meta.num_inputs()} inputs, expected one picture")
-        info = meta.input_tensor_meta(0)
-        sizes = tuple(info.sizes())
-        if len(sizes) != 4 or sizes[0] != 1 or sizes[1] != 3 or min(sizes) < 1:
-            raise _ModelProblem(f"its input is {list(sizes)}, expected [1, 3, height, width]")
-        if sizes[2] * sizes[3] > _MAX_PIXELS:
-            raise _ModelProblem(f"its input {list(sizes)} has over {_MAX_PIXELS} pixels")
-        if info.dtype() != _FLOAT32:
-            raise _ModelProblem(f"its input has scalar type {info.dtype()}, expected float32 (6)")
-        return sizes
-
-    @staticmethod
-    def _checked_outputs(meta: Any) -> list[tuple[int, ...]]:
-        if meta.num_outputs() < 1:
-            raise _ModelProblem("it returns nothing, expected [1, classes, height, width]")
-        found = []
-        for index in range(meta.num_outputs()):
-            info = meta.output_tensor_meta(index)
-            sizes = tuple(info.sizes())
-            if min(sizes, default=1) < 1:
-                raise _ModelProblem(f"its output is {list(sizes)}, expected sizes above 0")
-            if math.prod(sizes[-2:]) > _MAX_PIXELS or math.prod(sizes) > _MAX_VALUES:
-                raise _ModelProblem(f"its output {list(sizes)} has over {_MAX_PIXELS} pixels")
-            if info.dtype() not in _OUTPUT_TYPES or (index == 0 and info.dtype() != _FLOAT32):
-                raise _ModelProblem(
-                    f"its output has scalar type {info.dtype()}, expected float32 (6)"
-                )
-            found.append(sizes)
-        return found
-
-    def describe(self) -> dict[str, Any]:
-        return {
-            "input": self._input,
-            "outputs": self._outputs,
-            "load_ms": self._load_ms,
-            "threads": self._threads,
-        }
-
-    def run(self, pixels: Any, scale: Any, offset: Any) -> Any:
-        """Return the outputs, tensors in the model's own memory: the next run overwrites them.
-
-        Args:
-            pixels: (H, W, 3) uint8 RGB, a tensor as the others.
-            scale: (3, 1, 1) float32: 1 / (255 * std).
-            offset: (3, 1, 1) float32: -mean / std.
-        """
-        tensor = self._tensor[0]
-        tensor.copy_(pixels.permute(2, 0, 1))
-        tensor.mul_(scale).add_(offset)
-        return self._module.run_method(self._method, (self._tensor,), clone_outputs=False)
-
-
 class _Job:
     """What ``attach`` agreed on: the memory, its layout, how to normalise and what to return."""
 
     def __init__(self, attach: dict[str, Any], memory_handle: str) -> None:
         from streamseg.runtime.layout import SlotLayout
         from streamseg.runtime.memory import SharedMemory
+        from streamseg.runtime.postprocess import ResultWriter
 
         layout = SlotLayout.from_json(attach["layout"])
         memory = SharedMemory.attach(memory_handle, attach["size"])
@@ -238,11 +128,12 @@ class _Job:
             self._slots.append(([_tensor_at(memory, region) for region in arrays], raw_tensors))
         self._classes = layout.mask_classes
         self._class_map = layout.class_map
-        self._scale, self._offset = _normalisation(attach["mean"], attach["std"])
+        self._scale, self._offset = normalisation(attach["mean"], attach["std"])
         self._output: str = attach["output"]
+        self._writer = ResultWriter()
 
     def run(
-        self, model: _Model, slot: int, classes: Sequence[int] | None
+        self, model: Program, slot: int, classes: Sequence[int] | None
     ) -> list[tuple[int, ...]] | None:
         """Run the model on a slot's pixels and write what was agreed on.
 
@@ -255,15 +146,13 @@ class _Job:
         Returns:
             The shapes of the raw outputs, where these were agreed on.
         """
-        from streamseg.runtime.postprocess import write_result
-
         (pixels, masks, class_map), raw = self._slots[slot]
         outputs = model.run(pixels, self._scale, self._offset)
         if raw:
             for output, target in zip(outputs, raw, strict=True):
                 target.reshape(-1)[: output.numel()].copy_(output.reshape(-1))
             return [tuple(output.shape) for output in outputs]
-        write_result(
+        self._writer.write(
             outputs[0][0],
             self._output,
             self._classes if classes is None else classes,
@@ -271,19 +160,6 @@ class _Job:
             class_map if self._class_map else None,
         )
         return None
-
-
-def _normalisation(mean: Sequence[float], std: Sequence[float]) -> tuple[Any, Any]:
-    """Return the scale and the offset that ``_Model.run`` takes.
-
-    Functions instead of operators: ``bare_torch`` has not all of these.
-    """
-    import torch
-
-    means = torch.tensor(mean, dtype=torch.float32).reshape(3, 1, 1)
-    deviations = torch.tensor(std, dtype=torch.float32).reshape(3, 1, 1)
-    scale = torch.reciprocal(torch.mul(deviations, 255.0))
-    return scale, torch.div(torch.neg(means), deviations)
 
 
 def _tensor_at(memory: Any, region: Region) -> Any:
@@ -298,7 +174,7 @@ def _tensor_at(memory: Any, region: Region) -> Any:
     return flat.reshape(region.shape)
 
 
-def _serve(model: _Model, memory_handle: str, replies: TextIO) -> None:
+def _serve(model: Program, memory_handle: str, replies: TextIO) -> None:
     job: _Job | None = None
     for line in sys.stdin:
         message = json.loads(line)
@@ -312,27 +188,18 @@ def _serve(model: _Model, memory_handle: str, replies: TextIO) -> None:
         try:
             shapes = job.run(model, run["slot"], run.pop("classes", None))
         except (RuntimeError, MemoryError, ValueError) as exc:
-            _reply(replies, {"failed": {**run, "text": _explain(exc)}})
+            _reply(replies, {"failed": {**run, "text": explain(exc)}})
         else:
             ms = (time.perf_counter() - started) * 1e3
-            done = {**run, "ms": ms} if shapes is None else {**run, "ms": ms, "shapes": shapes}
+            done = {**run, "ms": ms, "inference_ms": model.inference_ms}
+            if shapes is not None:
+                done["shapes"] = shapes
             _reply(replies, {"done": done})
 
 
 def _reply(replies: TextIO, message: dict[str, Any]) -> None:
     replies.write(json.dumps(message) + "\n")
     replies.flush()
-
-
-def _check_identifier(path: str) -> None:
-    """Refuse what is no program at all; the runtime aborts on some of it."""
-    try:
-        with open(path, "rb") as file:
-            start = file.read(8)
-    except OSError as exc:
-        raise _ModelProblem(f"the file cannot be read: {exc.strerror}") from exc
-    if start[4:6] != b"ET":  # the flatbuffer's file identifier, ET and two digits
-        raise _ModelProblem("it is not an ExecuTorch program")
 
 
 def _import_bare() -> Any:
@@ -356,22 +223,3 @@ def _import_all() -> Any:
 
         return portable_lib
     return _C
-
-
-def _explain(exc: BaseException) -> str:
-    text = " ".join(str(exc).split())
-    code = _ERROR_CODE.search(text)
-    reason = _RUNTIME_ERRORS.get(int(code[1], 16)) if code else None
-    if code and reason:
-        return f"{reason} (ExecuTorch error 0x{code[1]})"
-    return text[:300] or type(exc).__name__
-
-
-def _die_with_parent() -> None:
-    """Have Linux kill this process when its parent is gone, even in the middle of a model run."""
-    if sys.platform != "linux":
-        return
-    import ctypes
-
-    pr_set_pdeathsig = 1
-    ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)

@@ -20,7 +20,13 @@ from typing import TYPE_CHECKING, Any
 import anyio
 
 from streamseg.abc import Resource
-from streamseg.errors import ModelError, WorkerDiedError, WorkerError, WorkerTimeoutError
+from streamseg.errors import (
+    InvalidModelOutputError,
+    ModelError,
+    WorkerDiedError,
+    WorkerError,
+    WorkerTimeoutError,
+)
 from streamseg.runtime.classes import WantedLabels, choose_classes
 from streamseg.runtime.layout import SlotLayout
 from streamseg.runtime.process import LoadedModel, ModelProcess, usable_cores
@@ -52,12 +58,15 @@ class ModelResult:
         masks: (K, H, W) float32 in [0, 1], one for each class asked for, in that order.
         class_map: (H, W) uint8 or int32, or None if it was not asked for.
         model_ms: Time in the model process, in milliseconds.
+        inference_ms: The model's own part of that: without scaling its input and reading its
+            outputs.
         raw: float32 copies of the outputs as the model returned them, where these were asked for.
     """
 
     masks: NDArray[np.float32]
     class_map: NDArray[np.uint8] | NDArray[np.int32] | None
     model_ms: float
+    inference_ms: float
     raw: tuple[NDArray[np.float32], ...] = ()
 
 
@@ -387,6 +396,7 @@ class WorkerPool(Resource):
             masks=views.masks[:wanted].copy(),
             class_map=views.class_map.copy() if self.layout.class_map else None,
             model_ms=done["ms"],
+            inference_ms=done["inference_ms"],
             raw=tuple(
                 array.reshape(-1)[: math.prod(shape)].reshape(shape).copy()
                 for array, shape in zip(views.raw, done.get("shapes", ()), strict=True)
@@ -444,11 +454,14 @@ class WorkerPool(Resource):
             return SlotLayout(input_size=input_size, raw=loaded.output_shapes)
         shape = loaded.output_shapes[0]
         if len(shape) != 4 or shape[0] != 1:
-            raise ModelError(
+            raise InvalidModelOutputError(
                 f"{self.model.path}: cannot be used as a model: its output is {list(shape)}, "
                 "expected [1, classes, height, width]; export it again, or check the download"
             )
-        self._labels = labels = self.model.labels_for(shape[1])
+        try:
+            self._labels = labels = self.model.labels_for(shape[1])
+        except ModelError as exc:
+            raise InvalidModelOutputError(str(exc)) from exc
         return SlotLayout(
             input_size=input_size,
             output_size=(shape[2], shape[3]),

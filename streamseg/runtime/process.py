@@ -19,7 +19,14 @@ from typing import TYPE_CHECKING, Any
 
 import anyio
 
-from streamseg.errors import ModelError, WorkerDiedError, WorkerError, WorkerTimeoutError
+from streamseg.errors import (
+    InvalidModelOutputError,
+    ModelError,
+    WorkerDiedError,
+    WorkerError,
+    WorkerTimeoutError,
+    WrongDimensionsError,
+)
 from streamseg.runtime.memory import SharedMemory
 
 if TYPE_CHECKING:
@@ -40,6 +47,11 @@ _BOOT = (
 _LINE_LIMIT = 1 << 20  # bytes of one reply; a reply is a few hundred
 _STDERR_LINES = 20
 _CHATTER = ("[cpuinfo", "[threadpool")  # what ExecuTorch prints when all is well
+# What the child says is wrong with a model
+_KINDS: dict[str | None, type[ModelError]] = {
+    "input": WrongDimensionsError,
+    "output": InvalidModelOutputError,
+}
 
 
 def usable_cores() -> int:
@@ -98,7 +110,8 @@ class ModelProcess:
             whole_torch: Whether the child imports all of torch, not only what it needs.
 
         Raises:
-            ModelError: If the child says that the model cannot be used.
+            ModelError: If the child says that the model cannot be used: WrongDimensionsError and
+                InvalidModelOutputError, two of its kinds, for its input and its outputs.
             WorkerError: If it cannot be started.
             WorkerDiedError: If it ended without saying anything.
             WorkerTimeoutError: If it was not ready in time; it has been killed.
@@ -165,7 +178,7 @@ class ModelProcess:
             raise
         if "error" in reply:
             await self.aclose()
-            raise ModelError(
+            raise _KINDS.get(reply.get("about"), ModelError)(
                 f"{model}: cannot be used as a model: {reply['error']}; "
                 "export it again, or check the download"
             )

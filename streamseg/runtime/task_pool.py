@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from streamseg.errors import InvalidModelOutputError, ModelError
+from streamseg.errors import InvalidModelOutputError
 from streamseg.runtime.classes import choose_classes
 from streamseg.runtime.pool import WorkerPool
 
@@ -59,20 +59,19 @@ class TaskPool(WorkerPool):
         """Return the model's labels.
 
         Raises:
-            ModelError: If its outputs are not those of its task, or its card has other labels.
+            InvalidModelOutputError: If its outputs are not those of its task, or its card has other
+                labels, or none where they must be.
         """
         card, path = self.model.card, self.model.path
         shown = ", ".join(str(list(shape)) for shape in shapes)
         if card.task == "instance-segmentation":
-            from streamseg.masks.instances import check_instance_shapes
+            from streamseg.masks.instances import check_instance_shapes, instance_labels
 
             try:
                 check_instance_shapes(shapes)
+                return instance_labels(card.labels)
             except InvalidModelOutputError as exc:
                 raise InvalidModelOutputError(f"{path}: {exc}") from exc
-            if card.labels is None:
-                raise ModelError(f"{path}: its card has no labels, which an instance model needs")
-            return card.labels
         if card.task == "classification":
             if len(shapes) != 1 or len(shapes[0]) != 2 or shapes[0][0] != 1:
                 raise InvalidModelOutputError(

@@ -36,6 +36,7 @@ from streamseg.session.parts import (
     segmenter_for,
 )
 from streamseg.session.places import check_targets, make_sink, make_source
+from streamseg.session.shown import shown_model
 from streamseg.session.turns import Look, labels_for, mask_look, next_look
 from streamseg.sinks.file import FileSink
 
@@ -343,7 +344,7 @@ class LiveSession:
         )
 
     def _tell_settings(self) -> None:
-        name = redacted_url(self.config.model.name)
+        name = shown_model(self.config.model.name)
         self.pipeline.settings = {"model": name, "effect": self.effect_name}
 
     async def _obey(self) -> None:

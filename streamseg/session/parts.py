@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 import anyio.to_thread
 
-from streamseg.downloads.locations import is_remote
 from streamseg.errors import ConfigError
 from streamseg.models.card import Model, people_labels
 from streamseg.models.registry import (
@@ -14,10 +13,10 @@ from streamseg.models.registry import (
     find_model,
     model_names,
     model_state,
-    obtain_model,
 )
 from streamseg.runtime.segmenter import ModelSegmenter
 from streamseg.runtime.task_pool import TaskPool
+from streamseg.tasks.obtaining import obtain
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -33,7 +32,6 @@ __all__ = [
     "check_effect",
     "load_segmenter",
     "mask_filters",
-    "obtain",
     "obtain_configured",
     "segmenter_for",
     "wanted_by",
@@ -56,26 +54,7 @@ async def obtain_configured(
         ModelError: If there is no such model, or it cannot be fetched.
     """
     await anyio.to_thread.run_sync(_check_before_fetching, config)
-    return await obtain(config.model.name, on_download)
-
-
-async def obtain(name: str | Path, on_download: Callable[[float], None] | None = None) -> Model:
-    """Return a model by name, address or path, also one of TensorFlow Lite, which is converted.
-
-    Args:
-        name: As a user gives it.
-        on_download: Called on the event loop with the share of the download that is done, 0 to 1.
-
-    Raises:
-        ModelError: If it cannot be had.
-    """
-    text = str(name)
-    if text.lower().endswith(".tflite") and not is_remote(text):
-        # Converted in a process of its own: PyTorch is not imported here.
-        from streamseg.convert._tflite_store import converted
-
-        return await converted(text)
-    return await obtain_model(name, on_progress=on_download)
+    return await obtain(config.model.name, on_progress=on_download)
 
 
 def _check_before_fetching(config: Scenario) -> None:

@@ -4,33 +4,43 @@ from __future__ import annotations
 
 import glob
 import os
+import re
 from collections import Counter
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import unquote, urlsplit
 
-from streamseg.errors import ConfigError, SourceOpenError
+from streamseg.errors import ConfigError, SinkOpenError, SourceOpenError
+from streamseg.picture_files import picture_suffixes
+from streamseg.redact import redacted_url
+from streamseg.sinks.target import printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
 __all__ = ["Item", "Plan", "find_pictures", "plan_results"]
 
-_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm"})
 _MAX_PICTURES = 1_000_000
+_MASKS = "_mask.png"  # what the results are called unless something else is asked for
+_SCHEME = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]*)://")
+_MAX_NAME = 100  # letters of an address that become a file's name
 
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """A picture on the disk.
+    """A picture on the disk, or on a server.
 
     Attributes:
-        path: As it was given or found.
+        source: Its path as it was given or found, or its http(s) address.
         below: Its path below the folder that was given; its name alone where it was given itself.
+        given: Whether it was given itself.
     """
 
-    path: Path
+    source: Path | str
     below: Path
+    given: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,12 +48,17 @@ class Item:
     """One picture and its result.
 
     Attributes:
-        source: The picture.
-        target: Where its result goes; None where all results go to one file.
+        source: The picture's path, or its address.
+        target: Where its result goes; None where all results go to one file, or to none.
     """
 
-    source: Path
+    source: Path | str
     target: Path | None
+
+    @property
+    def name(self) -> str:
+        """The picture's path, or its address without credentials."""
+        return redacted_url(self.source) if isinstance(self.source, str) else str(self.source)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,15 +69,19 @@ class Plan:
         items: In their order.
         missing: What was asked for and is not there, with the reason, a line each.
         folders: Folders of results that have to be made.
+        single: The one file that all results go to; None for a file for each, or none.
+        earlier: How many pictures were left out because they are results of the others.
     """
 
     items: tuple[Item, ...]
-    missing: tuple[str, ...]
-    folders: tuple[Path, ...]
+    missing: tuple[str, ...] = ()
+    folders: tuple[Path, ...] = ()
+    single: Path | None = None
+    earlier: int = 0
 
 
 def find_pictures(names: Sequence[str]) -> tuple[list[Picture], list[str]]:
-    """Return the pictures that names mean: files, folders with all below them, or patterns.
+    """Return the pictures that names mean: files, folders with all below them, patterns, addresses.
 
     A name that exists is that file, also with a ``*`` in it. Each picture comes once.
 
@@ -78,21 +97,30 @@ def find_pictures(names: Sequence[str]) -> tuple[list[Picture], list[str]]:
     found: dict[str, Picture] = {}
     missing = []
     for name in names:
-        count = len(found)
+        scheme = _SCHEME.match(name)
+        if scheme is not None:
+            if scheme[1].lower() in ("http", "https"):
+                found.setdefault(name, Picture(name, Path(_name_in(name))))
+            else:
+                shown = redacted_url(name)
+                missing.append(f"{shown}: is no path and no http or https address; give one")
+            continue
+        any_found = False
         path = Path(os.path.expanduser(name))
         for picture in _of(path):
-            found.setdefault(os.path.realpath(picture.path), picture)
+            any_found = True
+            identity = os.path.realpath(picture.source)
+            if picture.given or identity not in found:
+                known = found.get(identity)
+                # Given itself after its folder, it keeps its place in that.
+                below = picture.below if known is None else known.below
+                found[identity] = Picture(picture.source, below, picture.given)
             if len(found) > _MAX_PICTURES:
                 raise ConfigError(f"{name}: over {_MAX_PICTURES} pictures; give a part of them")
-        if len(found) == count and not path.is_file() and not _is_known(path, found):
-            missing.append(
-                f"{name}: no pictures in it" if path.is_dir() else f"{name}: no such picture"
-            )
+        if not any_found:
+            why = "no pictures in it" if path.is_dir() else "no such picture"
+            missing.append(f"{printable(name)}: {why}")
     return list(found.values()), missing
-
-
-def _is_known(path: Path, found: dict[str, Picture]) -> bool:
-    return any(os.path.realpath(picture.path) in found for picture in _of(path))
 
 
 def _of(path: Path) -> Iterable[Picture]:
@@ -100,64 +128,141 @@ def _of(path: Path) -> Iterable[Picture]:
         for folder, folders, files in os.walk(path):
             folders[:] = sorted(name for name in folders if not name.startswith("."))
             for name in sorted(files):
-                if not name.startswith(".") and Path(name).suffix.lower() in _SUFFIXES:
+                if not name.startswith(".") and Path(name).suffix.lower() in picture_suffixes():
                     inside = Path(folder, name)
-                    yield Picture(inside, inside.relative_to(path))
+                    yield Picture(inside, inside.relative_to(path), given=False)
     elif path.exists():
         yield Picture(path, Path(path.name))
     elif glob.has_magic(str(path)):
         for name in sorted(glob.glob(str(path), recursive=True)):
             if os.path.isfile(name):
-                yield Picture(Path(name), Path(os.path.basename(name)))
+                yield Picture(Path(name), Path(os.path.basename(name)), given=False)
+
+
+def _name_in(url: str) -> str:
+    """Return the file's name that an address ends with, harmless, or ``picture``."""
+    try:
+        last = urlsplit(url).path.rpartition("/")[2]
+    except ValueError:  # brackets without an address; reading it will say so
+        last = ""
+    letters = (c if c.isprintable() and c not in "/\\" else "_" for c in unquote(last))
+    return "".join(letters)[-_MAX_NAME:].lstrip(".") or "picture"
 
 
 def plan_results(
-    names: Sequence[str], output: str | None, ending: str, *, single: str | None = None
+    names: Sequence[str],
+    output: str | None,
+    ending: str,
+    *,
+    suffixes: Sequence[str] = (),
+    single: str | None = None,
 ) -> Plan:
     """Return which pictures there are and where their results go.
 
-    Without ``output`` a result lies beside its picture. With it, it is a file if there is one
-    picture and ``output`` has a suffix, else a folder, in which folders keep their inner structure.
-    Pictures that differ in their suffix only have it in their results' names: ``a_png_mask.png``.
+    Without ``output`` a result lies beside its picture, and that of an address in the working
+    directory. With it, it is a file if there is one picture and ``output`` has a suffix, else a
+    folder, in which folders keep their inner structure. Pictures that differ in their suffix only
+    have it in their results' names: ``a_png_mask.png``. What a folder or a pattern leads to is left
+    out where it is such a result itself.
 
     Args:
         names: See ``find_pictures``.
         output: What the user said.
-        ending: What a result's name ends with, after its picture's: ``_mask.png``.
-        single: The name of the one file for all pictures, ``annotations.json``; None for a file
-            for each.
+        ending: What a result's name ends with, after its picture's: ``_mask.png``. Empty where
+            there are no results.
+        suffixes: What ``output`` may end with where it is a file.
+        single: The name of the one file for all pictures, ``annotations.json``, if nothing else is
+            said; None for a file for each.
 
     Raises:
         SourceOpenError: If there is no picture at all.
+        SinkOpenError: If ``output`` is a file of another kind.
         ConfigError: If the results of two pictures would have the same name.
     """
-    pictures, missing = find_pictures(names)
-    if not pictures:
+    found, missing = find_pictures(names)
+    if not found:
         raise SourceOpenError("; ".join(missing) or "no pictures were given")
-    if single is not None:
-        return Plan(tuple(Item(picture.path, None) for picture in pictures), tuple(missing), ())
     place = None if output is None else Path(os.path.expanduser(output))
+    pictures = _without_results(found, place, ending) if ending else found
+    earlier = len(found) - len(pictures)
+    if not ending or single is not None:
+        target = _single(place, single, suffixes) if single is not None else None
+        items = (Item(picture.source, None) for picture in pictures)
+        return Plan(tuple(items), tuple(missing), single=target, earlier=earlier)
     one = len(pictures) == 1 and not missing and len(names) == 1 and not Path(names[0]).is_dir()
-    if place is not None and one and place.suffix and not place.is_dir():
-        return Plan((Item(pictures[0].path, place),), (), ())
-    items: dict[Path, Item] = {}
-    stems = Counter(_result_name(picture, place, picture.below.stem) for picture in pictures)
+    if output is not None and place is not None and one and _is_file(output, place):
+        _check_suffix(place, suffixes)
+        return Plan((Item(pictures[0].source, place),), earlier=earlier)
+    planned: dict[Path, Item] = {}
+    stems = Counter(_result(picture, place, picture.below.stem) for picture in pictures)
     for picture in pictures:
-        stem = picture.below.stem
-        if stems[_result_name(picture, place, stem)] > 1:
-            # IMG_1.jpg beside IMG_1.png is usual: both names then say which.
-            stem += f"_{picture.below.suffix.removeprefix('.')}"
-        target = _result_name(picture, place, f"{stem}{ending}")
-        other = items.setdefault(target, Item(picture.path, target))
-        if other.source != picture.path:
+        plain, full = _stems(picture)
+        # IMG_1.jpg beside IMG_1.png is usual: both names then say which.
+        stem = full if stems[_result(picture, place, plain)] > 1 else plain
+        target = _result(picture, place, f"{stem}{ending}")
+        item = Item(picture.source, target)
+        other = planned.setdefault(target, item)
+        if other is not item:
             raise ConfigError(
-                f"{other.source} and {picture.path} would both become {target}: "
+                f"{other.name} and {item.name} would both become {target}: "
                 "give them apart, or rename one"
             )
-    folders = () if place is None else tuple(dict.fromkeys(target.parent for target in items))
-    return Plan(tuple(items.values()), tuple(missing), folders)
+    folders = () if place is None else tuple(dict.fromkeys(target.parent for target in planned))
+    return Plan(tuple(planned.values()), tuple(missing), folders, earlier=earlier)
 
 
-def _result_name(picture: Picture, place: Path | None, name: str) -> Path:
+def _single(place: Path | None, name: str, suffixes: Sequence[str]) -> Path:
+    if place is None:
+        return Path(name)
+    if place.is_dir():
+        return place / name
+    _check_suffix(place, suffixes)
+    return place
+
+
+def _is_file(output: str, place: Path) -> bool:
+    return bool(place.suffix) and not output.endswith(os.sep) and not place.is_dir()
+
+
+def _check_suffix(path: Path, suffixes: Sequence[str]) -> None:
+    if suffixes and path.suffix.lower() not in suffixes:
+        raise SinkOpenError(
+            f"cannot write {printable(path)}: expected a name that ends with "
+            f"{', '.join(suffixes)}, or a folder"
+        )
+
+
+def _stems(picture: Picture) -> tuple[str, str]:
+    """Return what a result's name can begin with: the usual, and what says the suffix too."""
+    stem, suffix = picture.below.stem, picture.below.suffix.removeprefix(".")
+    return stem, f"{stem}_{suffix}"
+
+
+def _result(picture: Picture, place: Path | None, name: str) -> Path:
     """Return where a result of this name belongs: beside its picture, or in the place for all."""
-    return picture.path.with_name(name) if place is None else place / picture.below.with_name(name)
+    if place is not None:
+        return place / picture.below.with_name(name)
+    return Path(name) if isinstance(picture.source, str) else picture.source.with_name(name)
+
+
+def _without_results(found: list[Picture], place: Path | None, ending: str) -> list[Picture]:
+    """Leave out what was not given itself and is the mask, or the like, of another picture."""
+    folder = cache(os.path.realpath)
+
+    def identity(path: Path) -> str:
+        return os.path.join(folder(path.parent), path.name)
+
+    results = {
+        identity(_result(picture, where, f"{stem}{end}"))
+        for picture in found
+        for where in {None, place}
+        for stem in _stems(picture)
+        for end in {ending, _MASKS}
+    }
+    return [
+        picture
+        for picture in found
+        if picture.given
+        or isinstance(picture.source, str)
+        or identity(picture.source) not in results
+    ]

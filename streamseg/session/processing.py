@@ -14,8 +14,8 @@ from streamseg.engine import Pipeline
 from streamseg.errors import ConfigError, StreamsegError
 from streamseg.flow import FlowLimit
 from streamseg.masks.motion import MotionCompensation
-from streamseg.redact import redacted_url
 from streamseg.session.parts import NO_EFFECT, check_effect, mask_filters
+from streamseg.session.shown import shown_model
 from streamseg.webrtc.adapting_source import AdaptingSource, usage
 
 if TYPE_CHECKING:
@@ -79,7 +79,8 @@ class SessionPipeline:
                 max_mask_age_s=flow.max_mask_age_s,
                 on_missing_mask=flow.on_missing_mask,
             ),
-            motion=MotionCompensation() if flow.when_busy == "reuse" and flow.motion else None,
+            # Without motion, too, a mask from before a scene cut must not be used.
+            motion=MotionCompensation(follow=flow.motion) if flow.when_busy == "reuse" else None,
         )
         self._apply()
 
@@ -122,8 +123,10 @@ class SessionPipeline:
         else:
             # Without an effect frames are shown as they are: asked for, unlike a missing mask.
             self._pipeline.effect = None if self._name == NO_EFFECT else self._effect
-        model = redacted_url(self._config.model.name)
-        self._pipeline.settings = {"model": model, "effect": self._name}
+        self._pipeline.settings = {
+            "model": shown_model(self._config.model.name),
+            "effect": self._name,
+        }
 
     def statistics(self) -> PipelineStatistics:
         """Return the counters of this moment; never waits."""

@@ -8,7 +8,7 @@ import signal
 import sys
 import time
 from collections import Counter
-from contextlib import AsyncExitStack, contextmanager
+from contextlib import AsyncExitStack, closing, contextmanager, suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Self
 
@@ -19,7 +19,6 @@ from streamseg.abc import Resource
 from streamseg.config import EffectConfig
 from streamseg.effects.registry import create_effect
 from streamseg.errors import ConfigError, SourceOpenError, StreamsegError
-from streamseg.redact import redacted_url
 from streamseg.runtime.sharing import SharedModel
 from streamseg.session.memory import MemoryKeeper
 from streamseg.session.parts import (
@@ -32,7 +31,9 @@ from streamseg.session.places import make_source
 from streamseg.session.processing import SessionPipeline, make_effect
 from streamseg.session.serve_config import server_options
 from streamseg.session.serve_metrics import merge_statistics, render_server
+from streamseg.session.shown import shown_model
 from streamseg.session.turns import labels_for
+from streamseg.sources.reconnect import Backoff, Reconnect
 from streamseg.telemetry import LoopLagMonitor, PipelineStatistics
 from streamseg.webrtc.choices import servable_effects, with_files
 from streamseg.webrtc.server import Server
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator, Sequence
 
     from streamseg.abc import Sink, Source
-    from streamseg.models.card import Model
+    from streamseg.models.card import Card, Model
     from streamseg.session.serve_config import RoomConfig, ServeConfig
     from streamseg.webrtc.processing import SessionRequest
     from streamseg.webrtc.sessions import PeerFactory
@@ -49,6 +50,9 @@ if TYPE_CHECKING:
 __all__ = ["ServeSession", "run_server"]
 
 _log = logging.getLogger(__name__)
+
+_FILL_AGAIN = Reconnect(first_delay_s=2.0, max_delay_s=60.0, give_up_after_s=None)
+_FILLED_S = 60.0  # a source that was there for so long did not fail to come
 
 
 class ServeSession(Resource):
@@ -110,6 +114,7 @@ class ServeSession(Resource):
         options = await anyio.to_thread.run_sync(server_options, self.config)
         found = await obtain_configured(self.config, self._on_download)
         model = await anyio.to_thread.run_sync(self._make_model, found)
+        options = replace(options, able=_effects_for(found.card, self.config.effect.name))
         try:
             self._model = await self._stack.enter_async_context(model)
             await self._stack.enter_async_context(self._lag)
@@ -121,11 +126,16 @@ class ServeSession(Resource):
                     metrics=self._metrics,
                     not_ready=lambda: model.not_ready,
                     make_peer=self._make_peer,
+                    on_session_end=self._memory.session_ended,
                 )
             )
         except BaseException:
             await self.aclose()
             raise
+        if not (options.loopback or options.tokens):
+            _log.warning(
+                "whoever reaches this server can use it: no token is configured (see --token-file)"
+            )
         return self
 
     def _make_model(self, model: Model) -> SharedModel:
@@ -156,8 +166,9 @@ class ServeSession(Resource):
         """Serve until ``stop``.
 
         Raises:
-            StreamsegError: If the model cannot be used, or a room's source cannot be opened. One
-                that fails later leaves its room empty, and a line in the log.
+            StreamsegError: If the model cannot be used, or the source of the only room cannot be
+                opened. One of several, or one that fails later, leaves its room empty, with a line
+                in the log, and is tried again.
         """
         errors: list[StreamsegError] = []
         async with anyio.create_task_group() as group:
@@ -178,15 +189,28 @@ class ServeSession(Resource):
             raise errors[0] from errors[0].__cause__
 
     async def _fill(self, room: RoomConfig) -> None:
-        source = await anyio.to_thread.run_sync(make_source, room.source)
-        try:
-            await self.server.fill_room(room.name, source)
-        except (SourceOpenError, ConfigError):
-            raise
-        except StreamsegError as exc:
-            _log.error("room %s is empty: %s", room.name, exc)
-        else:
-            _log.warning("room %s is empty: its source has ended", room.name)
+        """Keep a room filled until its source has ended."""
+        # At first. What was just written on a command line is wrong rather than away for a while.
+        final = (ConfigError, SourceOpenError) if len(self.config.room) == 1 else (ConfigError,)
+        waits: Backoff | None = None
+        while True:
+            began_s = time.monotonic()
+            try:
+                source = await anyio.to_thread.run_sync(make_source, room.source)
+                await self.server.fill_room(room.name, source)
+            except StreamsegError as exc:
+                if waits is None and isinstance(exc, final):
+                    raise
+                reason = str(exc)
+            else:
+                _log.warning("room %s is empty: its source has ended", room.name)
+                return
+            now_s = time.monotonic()
+            if waits is None or now_s - began_s > _FILLED_S:
+                waits = Backoff(_FILL_AGAIN, now_s)
+            delay_s = waits.next_delay_s(now_s) or 0.0
+            _log.warning("room %s is empty: %s; trying again in %.0f s", room.name, reason, delay_s)
+            await anyio.sleep(delay_s)
 
     async def _start(
         self, source: Source, sinks: Sequence[Sink], request: SessionRequest
@@ -210,7 +234,7 @@ class ServeSession(Resource):
             loop_lag=self._lag.times(),
             worker_restarts=model.pool.statistics().restarts,
             settings={
-                "model": redacted_url(self.config.model.name),
+                "model": shown_model(self.config.model.name),
                 "effect": self.config.effect.name,
             },
         )
@@ -226,7 +250,6 @@ class ServeSession(Resource):
             last = replace(pipeline.statistics(), queues={})
             self._ended = merge_statistics((self._ended, last))
             self._adaptations.update(pipeline.adaptations)
-            self._memory.session_ended()
 
     async def _metrics(self, accept: str) -> tuple[str, bytes]:
         server = self.server
@@ -236,6 +259,16 @@ class ServeSession(Resource):
         return await render_server(
             self.statistics(), server.counts(), server.rooms, accept, adaptations=adaptations
         )
+
+
+def _effects_for(card: Card, own: str) -> tuple[str, ...]:
+    """Return the effects that a model can do without further options, and the operator's own."""
+    able = [own]
+    for name in servable_effects():
+        with suppress(ConfigError), closing(create_effect(name)) as effect:
+            check_effect(name, effect, card)
+            able.append(name)
+    return tuple(dict.fromkeys(able))
 
 
 def _with_files(effect: EffectConfig) -> EffectConfig:
@@ -248,7 +281,7 @@ async def run_server(
     on_ready: Callable[[ServeSession], None] | None = None,
     on_download: Callable[[float], None] | None = None,
 ) -> None:
-    """Serve until SIGINT or SIGTERM, then end all calls.
+    """Serve until SIGINT or SIGTERM, then end all calls; a second signal does not wait for them.
 
     Args:
         config: What to do.
@@ -256,14 +289,31 @@ async def run_server(
         on_download: Called with the share of the model's download that is done, 0 to 1.
 
     Raises:
-        StreamsegError: If it cannot be started, the model cannot be used, or a room's source
-            cannot be opened.
+        StreamsegError: If it cannot be started, the model cannot be used, or the source of the only
+            room cannot be opened.
     """
-    loop = asyncio.get_running_loop()
     async with ServeSession(config, on_download=on_download) as session:
-        if sys.platform != "win32":
-            for number in (signal.SIGINT, signal.SIGTERM):
-                loop.add_signal_handler(number, session.stop)
+        _obey_signals(session.stop)
         if on_ready is not None:
             on_ready(session)
         await session.run()
+
+
+def _obey_signals(stop: Callable[[], None]) -> None:
+    """Let the first Ctrl-C or SIGTERM end the server, and every other one cancel."""
+    if sys.platform == "win32":
+        return
+    loop = asyncio.get_running_loop()
+    task = asyncio.current_task()
+    assert task is not None
+    asked = False
+
+    def end() -> None:
+        nonlocal asked
+        if asked:
+            task.cancel()
+        asked = True
+        stop()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, end)

@@ -53,7 +53,8 @@ class ServerConfig(Table):
         token_file: A file with a bearer token a line; without one the environment's
             ``STREAMSEG_TOKENS`` has them, and if that has none everybody is let in.
         origins: Pages of other origins that may use the server, as browsers write them.
-        may_bypass: Whether senders may look at their own picture without the effect.
+        may_bypass: Whether users may see their room: without an effect, or with one that leaves it
+            as it is.
     """
 
     host: str = "127.0.0.1"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import time
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import anyio.to_thread
@@ -13,10 +14,11 @@ from streamseg.effects.registry import create_effect
 from streamseg.errors import SinkOpenError, SinkWriteError
 from streamseg.frames import Frame
 from streamseg.session.parts import check_effect, mask_filters, segmenter_for, wanted_by
-from streamseg.session.still_records import write_bytes
+from streamseg.session.still_reading import read_pixels
+from streamseg.tasks.threads import Watched, in_thread
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable
     from pathlib import Path
 
     import numpy as np
@@ -26,8 +28,11 @@ if TYPE_CHECKING:
     from streamseg.effects.base import VideoEffect
     from streamseg.models.card import Model
     from streamseg.segmentation import Segmentation
+    from streamseg.session.pictures import Item
+    from streamseg.session.still_files import ResultWriter
+    from streamseg.tasks.threads import Check
 
-__all__ = ["check_picture_name", "effect_on_pictures"]
+__all__ = ["PICTURE_ENDINGS", "effect_on_pictures"]
 
 # Suffix -> Pillow's name of the format, and how it is written: without visible loss.
 _WRITERS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -44,85 +49,57 @@ _WITH_ALPHA = frozenset({"PNG", "WEBP", "TIFF"})
 _TO_YUV = "out_color_matrix=bt709:out_range=pc:flags=accurate_rnd+full_chroma_int"
 _TO_RGB = "flags=accurate_rnd+full_chroma_int"
 
-
-def check_picture_name(path: Path, *, indices: bool) -> None:
-    """Refuse a name that is not one of a picture that can be written.
-
-    Args:
-        path: The name.
-        indices: Whether it holds indices of classes, which must come back as they were.
-
-    Raises:
-        SinkOpenError: With the suffixes that are possible.
-    """
-    possible = (".png",) if indices else tuple(_WRITERS)
-    if path.suffix.lower() not in possible:
-        raise SinkOpenError(
-            f"cannot write {path}: expected a name that ends with {', '.join(possible)}"
-        )
+PICTURE_ENDINGS: tuple[str, ...] = tuple(_WRITERS)
+"""What the names of pictures that can be written end with."""
 
 
 @asynccontextmanager
 async def effect_on_pictures(
-    model: Model, config: Config, classes: Sequence[str]
-) -> AsyncIterator[Callable[[Path, Path], Awaitable[None]]]:
+    model: Model, config: Config, writer: ResultWriter
+) -> AsyncIterator[Callable[[Item], Awaitable[None]]]:
     """Load a model and yield what applies the configured effect to a picture and writes the result.
 
     Args:
         model: Of any task that the effect can use.
-        config: Model, masks, effect, and whether existing files are replaced.
-        classes: The effect's subject; none means what its options say.
+        config: Model, masks and effect.
+        writer: Writes the results.
 
     Raises:
         ConfigError: If model and effect do not fit.
         ModelError: If the model cannot be used.
     """
-    from streamseg.tasks.decoding import MAX_PIXELS, decode
-    from streamseg.tasks.reading import read_source
-
-    options = dict(config.effect.options)
-    if classes:
-        options["subject"] = list(classes)
+    name, options = config.effect.name, config.effect.options
 
     def made() -> VideoEffect:
-        return create_effect(config.effect.name, options)
+        return create_effect(name, options)
 
     effect = await anyio.to_thread.run_sync(made)
-    check_effect(config.effect.name, effect, model.card)
-    background = options.get("background")
-    protected = [background] if isinstance(background, str) else []
+    check_effect(name, effect, model.card)
     segmenter = segmenter_for(config, wanted_by(effect), model=model)
 
-    def render(frame: Frame, segmentation: Segmentation) -> Frame:
+    def finish(frame: Frame, segmentation: Segmentation, target: Path, check: Check) -> None:
         for mask_filter in mask_filters(config.mask):
             segmentation = mask_filter.apply(frame, segmentation)
-        own = (
-            made()
-        )  # an effect remembers its last picture, which the next one has nothing to do with
+            check()
+        own = made()  # it remembers its last picture, which the next one has nothing to do with
         try:
-            return own.apply(frame, segmentation)
+            shown = own.apply(frame, segmentation)
         finally:
             own.close()
+        check()
+        content = _encoded(shown, target, check)
+        writer.write(target, lambda file: file.write(content), check)
 
     async with segmenter:
 
-        async def one(source: Path, target: Path) -> None:
-            data, name = await read_source(source, timeout_s=config.model.timeout_s)
-            pixels = await anyio.to_thread.run_sync(
-                lambda: decode(data, name, MAX_PIXELS, alpha=True)
-            )
-            frame = await anyio.to_thread.run_sync(_frame_of, pixels)
+        async def one(item: Item) -> None:
+            target = item.target
+            assert target is not None
+            await in_thread(lambda check: writer.check(target))
+            pixels = await read_pixels(item.source, config.model.timeout_s, alpha=True)
+            frame = await in_thread(lambda check: _frame_of(pixels))
             segmentation = await segmenter.segment(frame)
-            shown = await anyio.to_thread.run_sync(render, frame, segmentation)
-            content = await anyio.to_thread.run_sync(_encoded, shown, target)
-            await anyio.to_thread.run_sync(
-                lambda: write_bytes(
-                    target,
-                    content,
-                    overwrite=config.output.overwrite,
-                    protected=(source, *protected),
-                )
-            )
+            await in_thread(partial(finish, frame, segmentation, target))
 
         yield one
 
@@ -140,7 +117,7 @@ def _frame_of(pixels: NDArray[np.uint8]) -> Frame:
     return Frame(video, 0, time.monotonic())
 
 
-def _encoded(frame: Frame, target: Path) -> bytes:
+def _encoded(frame: Frame, target: Path, check: Check) -> bytes:
     """Return a frame as a file of the format that the target's name says.
 
     Raises:
@@ -162,7 +139,8 @@ def _encoded(frame: Frame, target: Path) -> bytes:
     video = FilterGraph([("scale", _TO_RGB), ("format", form)]).process(frame.video)
     content = io.BytesIO()
     try:
-        PIL.Image.fromarray(video.to_ndarray(format=form)).save(content, kind, **options)
+        image = PIL.Image.fromarray(video.to_ndarray(format=form))
+        image.save(Watched(content, check), kind, **options)  # type: ignore[arg-type]
     except (OSError, ValueError) as exc:  # such as WebP's limit of 16383 pixels a side
         what = " ".join(str(exc).split())
         raise SinkWriteError(f"cannot write {target}: {what}; choose .png") from exc

@@ -8,20 +8,30 @@ from __future__ import annotations
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import anyio
-import anyio.to_thread
 
 from streamseg.errors import InvalidConfigError, SinkOpenError, StreamsegError
 from streamseg.runtime.classes import choose_classes
-from streamseg.session.parts import obtain
-from streamseg.session.still_effects import check_picture_name, effect_on_pictures
-from streamseg.session.still_records import CocoFile, write_json, write_npz, write_palette_png
+from streamseg.session.parts import obtain_configured
+from streamseg.session.still_effects import effect_on_pictures
+from streamseg.session.still_files import (
+    CocoFile,
+    ResultWriter,
+    fill_json,
+    fill_npz,
+    fill_palette_png,
+)
+from streamseg.session.still_reading import read_pixels
+from streamseg.session.still_records import of_instances, of_segments, of_semantic
+from streamseg.tasks.obtaining import obtain
+from streamseg.tasks.threads import in_thread
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-    from pathlib import Path
+
+    import numpy as np
+    from numpy.typing import NDArray
 
     from streamseg.config import Config
     from streamseg.models.card import Model
@@ -32,6 +42,8 @@ __all__ = ["FORMATS", "StillReport", "classify_pictures", "segment_pictures"]
 
 FORMATS = ("png", "npz", "json", "coco")
 """What ``segment`` writes."""
+
+_FETCH_S = 30.0  # that the address of a picture may take
 
 
 @dataclass(slots=True)
@@ -57,71 +69,82 @@ async def segment_pictures(
     config: Config,
     *,
     form: str,
-    classes: Sequence[str] = (),
-    single: Path | None = None,
-    on_done: Callable[[Path, str | None], None],
+    classes: Sequence[str] | None = None,
+    on_done: Callable[[Item, str | None], None],
     on_progress: Callable[[float], None] | None = None,
 ) -> StillReport:
     """Segment pictures and write the results.
 
     Args:
         plan: The pictures and their targets.
-        config: Model, masks, effect, and whether existing files are replaced.
+        config: Model, and whether existing files are replaced; for an effect also masks and effect.
         form: One of ``FORMATS``; ``png`` is the configured effect, which draws the mask by default,
-            or with the classes ``all`` the index of every pixel's class.
-        classes: The labels that are of interest; none means what the effect means by its subject,
-            or all classes but the background.
-        single: The one file of the format ``coco``.
+            or with ``classes`` the index of every pixel's class.
+        classes: The labels that are of interest, ``all`` of them, or none for all but the
+            background; None for an effect, which has its own.
         on_done: Called with each picture, and with the reason if it failed.
         on_progress: Called with the share of the model's download that is done.
 
     Raises:
         StreamsegError: If the model cannot be used, or nothing can be written where it should be.
     """
-    effect = form == "png" and tuple(classes) != ("all",)
-    for item in plan.items:
-        if form == "png" and item.target is not None:
-            check_picture_name(item.target, indices=not effect)
-    model = await obtain(config.model.name, on_progress)
-    if form == "png" and not effect and model.card.task != "semantic-segmentation":
-        raise InvalidConfigError(
-            f"{model.card.name} is a model for {model.card.task}: a PNG of class indices needs one "
-            "for semantic-segmentation; use --format json, npz or coco"
-        )
-    await anyio.to_thread.run_sync(_make_folders, plan)
+    writer = await in_thread(lambda check: _writer(plan, config))
+    single = plan.single
+    if single is not None:
+        await in_thread(lambda check: writer.check(single))
+    if classes is None:
+        model = await obtain_configured(config, on_progress)
+    else:
+        model = await obtain(config.model.name, on_progress=on_progress)
+        if form == "png" and model.card.task != "semantic-segmentation":
+            raise InvalidConfigError(
+                f"{model.card.name} is a model for {model.card.task}: a PNG of class indices needs "
+                "one for semantic-segmentation; use --format json, npz or coco"
+            )
+    await in_thread(lambda check: _make_folders(plan))
     report = StillReport()
-    if effect:
-        await _apply_effect(plan, config, model, classes, report, on_done)
+    if classes is None:
+        async with effect_on_pictures(model, config, writer) as apply:
+
+            async def one(item: Item) -> str:
+                await apply(item)
+                return str(item.target)
+
+            await _each(plan, one, report, on_done)
         return report
-    overwrite = config.output.overwrite
     async with _finder(model, config, classes) as find:
         if form == "coco":
-            assert single is not None
-            coco = CocoFile(
-                single,
-                model.card.name,
-                overwrite=overwrite,
-                protected=[item.source for item in plan.items],
-            )
+            coco = CocoFile(model.card.name)
 
             async def annotate(item: Item) -> str:
-                found = await find(item.source)
-                await anyio.to_thread.run_sync(coco.add, item.source, found)
+                found = await find(item)
+                await in_thread(partial(coco.add, found))
                 return str(single)
 
             await _each(plan, annotate, report, on_done)
-            await anyio.to_thread.run_sync(coco.write)
+            assert single is not None
+            await in_thread(partial(writer.write, single, coco.fill))
             return report
-        write = {"npz": write_npz, "json": write_json, "png": write_palette_png}[form]
+        fill = {"npz": fill_npz, "json": fill_json, "png": fill_palette_png}[form]
 
         async def store(item: Item) -> str:
-            assert item.target is not None
-            found = await find(item.source)
-            await anyio.to_thread.run_sync(partial(write, item.target, found, overwrite=overwrite))
-            return str(item.target)
+            target = item.target
+            assert target is not None
+            await in_thread(lambda check: writer.check(target))
+            found = await find(item)
+            await in_thread(partial(writer.write, target, partial(fill, found)))
+            return str(target)
 
         await _each(plan, store, report, on_done)
     return report
+
+
+def _writer(plan: Plan, config: Config) -> ResultWriter:
+    protected = [item.source for item in plan.items if not isinstance(item.source, str)]
+    background = config.effect.options.get("background")
+    if isinstance(background, str):
+        protected.append(Path(background))
+    return ResultWriter(overwrite=config.output.overwrite, protected=protected)
 
 
 async def classify_pictures(
@@ -130,7 +153,7 @@ async def classify_pictures(
     *,
     top: int,
     threads: int | None,
-    on_done: Callable[[Path, str | None], None],
+    on_done: Callable[[Item, str | None], None],
     on_progress: Callable[[float], None] | None = None,
 ) -> StillReport:
     """Classify pictures; the results are lists of (label, probability), the best one first.
@@ -149,11 +172,11 @@ async def classify_pictures(
     from streamseg.tasks.classifier import Classifier
 
     report = StillReport()
-    loaded = await obtain(model, on_progress)
-    async with await Classifier.load(loaded, threads=threads) as classifier:
+    async with await Classifier.load(model, threads=threads, on_progress=on_progress) as classifier:
 
         async def one(item: Item) -> list[tuple[str, float]]:
-            return (await classifier.forward(item.source)).top_k(top)
+            pixels = await read_pixels(item.source, _FETCH_S)
+            return (await classifier.forward(pixels)).top_k(top)
 
         await _each(plan, one, report, on_done)
     return report
@@ -163,70 +186,67 @@ async def _each(
     plan: Plan,
     work: Callable[[Item], Awaitable[Any]],
     report: StillReport,
-    on_done: Callable[[Path, str | None], None],
+    on_done: Callable[[Item, str | None], None],
 ) -> None:
     """Do one picture after the other; an error that is only its own is noted."""
     for item in plan.items:
-        name, failed = str(item.source), None
+        name, failed = item.name, None
         try:
             report.results[name] = await work(item)
         except StreamsegError as exc:
             failed = report.failed[name] = str(exc)
-        on_done(item.source, failed)
+        on_done(item, failed)
 
 
 @asynccontextmanager
 async def _finder(
     model: Model, config: Config, classes: Sequence[str]
-) -> AsyncIterator[Callable[[Path], Awaitable[Found]]]:
-    """Load the model and yield what finds the classes or objects of a picture."""
-    from streamseg.session.still_records import of_instances, of_semantic
-
+) -> AsyncIterator[Callable[[Item], Awaitable[Found]]]:
+    """Load the model and yield what finds the classes, objects or segments of a picture."""
     options: dict[str, Any] = {
         "threads": config.model.threads or None,
         "timeout_s": config.model.timeout_s,
     }
-    chosen: Any = "all" if tuple(classes) == ("all",) else tuple(classes)
+    everything = tuple(classes) == ("all",)
+    some = () if everything else tuple(classes)
+
+    # A wrong class is told once, not of each picture.
     if model.card.task == "semantic-segmentation":
         from streamseg.tasks.semantic import SemanticSegmenter
 
-        async with await SemanticSegmenter.load(model, **options) as segmenter:
-            choose_classes(
-                segmenter.labels, chosen
-            )  # a wrong one is told once, not of each picture
-            yield lambda path: of_semantic(segmenter, path, chosen)
+        async with await SemanticSegmenter.load(model, **options) as semantic:
+            choose_classes(semantic.labels, some)
+            wanted = "all" if everything else some
+            yield _reading(config, partial(of_semantic, semantic), wanted)
     elif model.card.task == "instance-segmentation":
         from streamseg.tasks.instance import InstanceSegmenter
 
         async with await InstanceSegmenter.load(model, **options) as instances:
-            chosen = () if chosen == "all" else chosen
-            if instances.labels:
-                choose_classes(instances.labels, chosen)
-            yield lambda path: of_instances(instances, path, chosen)
+            choose_classes(instances.labels, some)
+            yield _reading(config, partial(of_instances, instances), some)
+    elif model.card.task == "mask-classification":
+        from streamseg.tasks.panoptic import PanopticSegmenter
+
+        async with await PanopticSegmenter.load(model, **options) as panoptic:
+            choose_classes(panoptic.labels, some)
+            yield _reading(config, partial(of_segments, panoptic), some)
     else:
         raise InvalidConfigError(
             f"{model.card.name} is a model for {model.card.task}, which this command cannot use: "
-            "choose one that segments into classes or instances"
+            "choose one that segments into classes, objects or segments"
         )
 
 
-async def _apply_effect(
-    plan: Plan,
+def _reading(
     config: Config,
-    model: Model,
-    classes: Sequence[str],
-    report: StillReport,
-    on_done: Callable[[Path, str | None], None],
-) -> None:
-    """Write the effect of every picture; all have one model."""
-    async with effect_on_pictures(model, config, classes) as apply:
+    find: Callable[[NDArray[np.uint8], str, Any], Awaitable[Found]],
+    classes: Any,
+) -> Callable[[Item], Awaitable[Found]]:
+    async def one(item: Item) -> Found:
+        pixels = await read_pixels(item.source, config.model.timeout_s)
+        return await find(pixels, item.name, classes)
 
-        async def one(item: Item) -> str:
-            assert item.target is not None
-            await apply(item.source, item.target)
-            return str(item.target)
-
-        await _each(plan, one, report, on_done)
+    return one
 
 
 def _make_folders(plan: Plan) -> None:

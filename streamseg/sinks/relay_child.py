@@ -12,11 +12,9 @@ errno). No URL is ever written.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import io
 import json
 import os
-import signal
 import socket
 import struct
 import subprocess
@@ -27,6 +25,8 @@ from typing import Any
 
 import av
 import av.error
+
+from streamseg.parent_death import die_with_parent
 
 __all__ = ["HEADER", "KEY", "NO_TIME", "main"]
 
@@ -39,12 +39,11 @@ _INTERLEAVE_US = "200000"  # how long a picture waits for sound that does not co
 _NULL_PACKET = bytes([0x47, 0x1F, 0xFF, 0x10]) + b"\xff" * 184
 # A receiver of SRT gets nothing more of what it still holds back when the connection is closed.
 _SRT_LATENCY_S = 0.5
-_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG
 
 
 def main() -> None:
     """Run until standard input ends or the connection breaks."""
-    _die_with_parent()
+    die_with_parent()
     stdin = sys.stdin.buffer
     pump: subprocess.Popen[bytes] | None = None
     try:
@@ -141,10 +140,3 @@ def _start_pump(ffmpeg: str, url: str) -> subprocess.Popen[bytes]:
 
 def _pump_reason(pump: subprocess.Popen[bytes]) -> str | None:
     return None if pump.poll() is None else "the connection was closed"
-
-
-def _die_with_parent() -> None:
-    """Have the system end this process with its parent, also while FFmpeg waits."""
-    if sys.platform == "linux":
-        with contextlib.suppress(OSError, AttributeError):
-            ctypes.CDLL(None).prctl(_DEATH_SIGNAL, signal.SIGKILL)

@@ -13,17 +13,15 @@ from anyio import to_thread
 from streamseg.abc import Resource
 from streamseg.errors import (
     InvalidConfigError,
-    InvalidModelOutputError,
-    ModelError,
     ModelGeneratingError,
     ModuleNotLoadedError,
     StreamsegError,
-    WrongDimensionsError,
 )
 from streamseg.models.card import Model
-from streamseg.models.registry import obtain_model
 from streamseg.runtime.pool import WorkerPool
-from streamseg.tasks.images import MAX_PIXELS, Picture, fit, load_image
+from streamseg.tasks.fitting import fit, is_quick
+from streamseg.tasks.images import MAX_PIXELS, Picture, load_image
+from streamseg.tasks.obtaining import obtain
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
@@ -42,7 +40,7 @@ class StillTask(Resource):
     ``await X.load(...)`` does both; ``async with`` closes it, and opens it where that was not done.
 
     Args:
-        model: Name of a model, path of a .pte, or the model itself.
+        model: Name of a model, path of a .pte or of a .tflite, or the model itself.
         on_progress: Called on the event loop with the share of the download that is done, 0 to 1.
         threads: Threads of each model; None chooses by the input's size.
         workers: How many model processes; more than one is of use with ``queue`` only.
@@ -145,6 +143,7 @@ class StillTask(Resource):
         Raises:
             InvalidConfigError: If the model was made for another task.
             InvalidModelOutputError: If what it returns does not fit its card or task.
+            WrongDimensionsError: If its input is no picture of float32.
             ModelError: If there is no such model, or it cannot be used or downloaded.
             WorkerError: If no process can be started.
             anyio.ClosedResourceError: If it is closed, or is being closed meanwhile.
@@ -274,7 +273,11 @@ class StillTask(Resource):
         """
         picture = await load_image(image, max_pixels=self._max_pixels)
         pool = self._opened()
-        pixels = await to_thread.run_sync(fit, picture, self.card, pool.layout.input_size)
+        card, size = self.card, pool.layout.input_size
+        if is_quick(picture, card, size):
+            pixels = fit(picture, card, size)
+        else:
+            pixels = await to_thread.run_sync(fit, picture, card, size)
         return picture, await pool.run(pixels, classes=classes)
 
     def _labels_of(self, model: Model, loaded: LoadedModel) -> tuple[str, ...]:
@@ -311,10 +314,7 @@ class StillTask(Resource):
             raw=self.raw,
         )
         try:
-            try:
-                loaded = await pool.open()
-            except ModelError as exc:
-                raise _as_named_error(pool, exc) from exc
+            loaded = await pool.open()
             self._labels = self._labels_of(model, loaded) if self.raw else pool.labels
         except BaseException:
             await pool.aclose()
@@ -325,24 +325,10 @@ class StillTask(Resource):
         if isinstance(self._wanted, Model):
             self._report(1.0)
             return self._wanted
-        return await obtain_model(self._wanted, on_progress=self._report)
+        return await obtain(self._wanted, on_progress=self._report)
 
     def _report(self, progress: float) -> None:
         changed = progress != self._progress
         self._progress = progress
         if changed and self._on_progress is not None:
             self._on_progress(progress)
-
-
-def _as_named_error(pool: WorkerPool, exc: ModelError) -> ModelError:
-    """Return the error of a pool that did not open, with the name of what is wrong."""
-    text = str(exc)
-    if "its input is [" in text:
-        return WrongDimensionsError(text)
-    if "its output " in text:
-        return InvalidModelOutputError(text)
-    try:
-        _ = pool.loaded
-    except anyio.ClosedResourceError:  # it does not even load
-        return exc
-    return InvalidModelOutputError(text)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, Never, Self, TypeVar, o
 from anyio import sleep
 from anyio.from_thread import start_blocking_portal
 
-from streamseg.errors import ModuleNotLoadedError
+from streamseg.errors import ModelGeneratingError, ModuleNotLoadedError
 from streamseg.tasks.base import StillTask
 from streamseg.tasks.classifier import Classification, Classifier
 from streamseg.tasks.semantic import SemanticSegmenter
@@ -57,6 +57,7 @@ class BlockingTask(Generic[TaskT]):
         self._closing = ExitStack()
         with ExitStack() as undo:
             self._portal = undo.enter_context(start_blocking_portal())
+            self._thread = self._portal.call(threading.get_ident)
             self.task = self.call(load)
             undo.callback(lambda: self.call(self.task.aclose))
             watching = self._portal.start_task_soon(self._end_with, threading.current_thread())
@@ -68,7 +69,9 @@ class BlockingTask(Generic[TaskT]):
 
         Raises:
             ModuleNotLoadedError: If it is closed.
+            ModelGeneratingError: If a callback of the task calls it: it would wait for itself.
         """
+        self._expect_another_thread()
         try:
             future = self._portal.start_task_soon(function, *args)
         except RuntimeError as exc:  # its thread has ended
@@ -84,8 +87,26 @@ class BlockingTask(Generic[TaskT]):
         self.call(self.task.open)
 
     def close(self) -> None:
-        """End the model processes and the thread; calls of other threads fail."""
+        """End the model processes and the thread; calls of other threads fail.
+
+        Raises:
+            ModelGeneratingError: If a callback of the task calls it.
+        """
+        self._expect_another_thread()
         self._closing.close()
+        self._thread = 0  # another thread may get its number
+
+    @property
+    def _is_called_back(self) -> bool:
+        """Whether it is a callback that asks, in the thread of the task's event loop."""
+        return threading.get_ident() == self._thread
+
+    def _expect_another_thread(self) -> None:
+        if self._is_called_back:
+            raise ModelGeneratingError(
+                "a callback cannot wait for the object that called it: hand the result to another "
+                "thread and call it from there"
+            )
 
     async def _end_with(self, maker: threading.Thread) -> None:
         """Close what nobody closed: the program's end would wait for the loop's threads for ever."""
@@ -93,6 +114,7 @@ class BlockingTask(Generic[TaskT]):
         while maker.is_alive() or threading.main_thread().is_alive():  # noqa: ASYNC110
             await sleep(_WATCH_S)
         await self.task.aclose()
+        self._thread = 0
         await self._portal.stop(cancel_remaining=True)
 
     def __enter__(self) -> Self:

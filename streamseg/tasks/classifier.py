@@ -11,18 +11,21 @@ import heapq
 import math
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from streamseg.errors import InvalidModelOutputError, InvalidUserInputError
+from streamseg.downloads.locations import address_text, parse_location
+from streamseg.errors import (
+    InvalidConfigError,
+    InvalidModelOutputError,
+    InvalidUserInputError,
+)
+from streamseg.models.card import Model
 from streamseg.models.labels import IMAGENET_LABELS
+from streamseg.runtime.answers import class_probabilities
 from streamseg.tasks.base import StillTask
+from streamseg.tasks.obtaining import is_tflite
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from numpy.typing import NDArray
-
-    from streamseg.models.card import Model
     from streamseg.runtime.process import LoadedModel
     from streamseg.tasks.blocking import BlockingClassifier
     from streamseg.tasks.images import ImageSource
@@ -85,21 +88,21 @@ class Classifier(StillTask):
         Raises:
             ModuleNotLoadedError: If the model is not loaded.
             ModelGeneratingError: If another call is running, without ``queue``.
-            InvalidModelOutputError: If the model returned another number of values than labels.
+            InvalidModelOutputError: If the model returned another number of values than labels, or
+                what is no number.
             FileReadFailedError: If the picture cannot be read.
             InvalidUserInputError: If it is none.
             WorkerError: If the model's process failed.
         """
         _, result = await self._infer(image)
-        scores: NDArray[Any] = result.raw[0].reshape(-1)
+        values = result.raw[0].reshape(-1)
         labels = self.labels
-        if len(scores) != len(labels):
+        if len(values) != len(labels):
             raise InvalidModelOutputError(
-                f"{self.card.name}: returned {len(scores)} values for {len(labels)} labels"
+                f"{self.card.name}: returned {len(values)} values for {len(labels)} labels"
             )
-        if self.card.output != "probability":
-            scores = _softmax(scores)
-        return Classification(zip(labels, scores.tolist(), strict=True))
+        shares = class_probabilities(values, self.card)
+        return Classification(zip(labels, shares.tolist(), strict=True))
 
     def _labels_of(self, model: Model, loaded: LoadedModel) -> tuple[str, ...]:
         shape = loaded.output_shapes[0]
@@ -123,9 +126,12 @@ class Classifier(StillTask):
             )
         return labels
 
-
-def _softmax(logits: NDArray[Any]) -> NDArray[Any]:
-    wide = logits.astype(np.float64)
-    powers: NDArray[Any] = np.exp(wide - wide.max())
-    powers /= powers.sum()
-    return powers
+    async def _obtain(self) -> Model:
+        wanted = self._wanted
+        # Before it is converted in vain. As a location it shows no password.
+        if not isinstance(wanted, Model) and is_tflite(wanted):
+            raise InvalidConfigError(
+                f"{parse_location(address_text(wanted))}: a .tflite becomes a model that gives a class to every pixel, no "
+                "classifier: use a name such as efficientnet-v2-s, or a .pte"
+            )
+        return await super()._obtain()

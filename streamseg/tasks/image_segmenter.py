@@ -12,17 +12,15 @@ the running modes.
 from __future__ import annotations
 
 from enum import StrEnum
-from pathlib import Path
+from functools import partial
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import numpy as np
-from anyio import to_thread
 
 from streamseg.errors import InvalidConfigError, InvalidModelOutputError, InvalidUserInputError
-from streamseg.models.card import Model
 from streamseg.tasks.base import StillTask
 from streamseg.tasks.blocking import BlockingTask
-from streamseg.tasks.fitting import enlarge_classes, enlarge_mask
+from streamseg.tasks.fitting import check_memory, enlarge_classes, enlarge_masks
 from streamseg.tasks.image_segmenter_result import (
     ColoredLabel,
     OutputType,
@@ -32,14 +30,17 @@ from streamseg.tasks.image_segmenter_result import (
     voc_color,
 )
 from streamseg.tasks.image_segmenter_stream import LiveStatistics, NewestOnly
+from streamseg.tasks.threads import in_thread
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from numpy.typing import NDArray
 
-    from streamseg.runtime.pool import ModelResult
+    from streamseg.models.card import Model
     from streamseg.tasks.images import ImageSource
+    from streamseg.tasks.threads import Check
 
 __all__ = [
     "BlockingImageSegmenter",
@@ -58,8 +59,6 @@ _MAX_CATEGORIES = 256
 
 class ImageSegmenter(StillTask):
     """A model that gives a class to every pixel, with TensorFlow Lite's options and results.
-
-    A .tflite file is converted when it is first used, which takes seconds, and kept in the cache.
 
     Args:
         model: Path of a .tflite file, or what ``StillTask`` takes.
@@ -102,6 +101,9 @@ class ImageSegmenter(StillTask):
         self._callback = result_callback
         self._stream: NewestOnly[tuple[ImageSource, int]] = NewestOnly(self._deliver)
         self._newest_ms: int | None = None
+        self._under_way: list[
+            int
+        ] = []  # timestamps; bounded by the callers: each waits for its own
 
     @classmethod
     async def load(
@@ -188,18 +190,27 @@ class ImageSegmenter(StillTask):
     async def segment_for_video(self, image: ImageSource, timestamp_ms: int) -> SegmentationResult:
         """Return what is in a frame of a video, in the frame's size.
 
+        A frame that fails leaves its timestamp free: it may be given again.
+
         Args:
             image: See ``load_image``.
             timestamp_ms: Later than that of every frame before, in milliseconds.
 
         Raises:
-            InvalidUserInputError: If the timestamp is not later, or the picture is none.
+            InvalidUserInputError: If the timestamp is not later, the picture is none, or its
+                confidence masks would take over 4 GiB.
             StreamsegError: As ``segment``.
         """
         self._expect(RunningMode.VIDEO, "segment_for_video")
         self._opened()
-        self._advance(timestamp_ms)
-        return await self._segment(image, timestamp_ms)
+        self._check_time(timestamp_ms)
+        self._under_way.append(timestamp_ms)
+        try:
+            result = await self._segment(image, timestamp_ms)
+        finally:
+            self._under_way.remove(timestamp_ms)
+        self._newest_ms = max(timestamp_ms, self._newest_ms or timestamp_ms)
+        return result
 
     def segment_async(self, image: ImageSource, timestamp_ms: int) -> None:
         """Hand over a frame of a live stream and return at once.
@@ -219,7 +230,8 @@ class ImageSegmenter(StillTask):
         """
         self._expect(RunningMode.LIVE_STREAM, "segment_async")
         self._opened()
-        self._advance(timestamp_ms)
+        self._check_time(timestamp_ms)
+        self._newest_ms = timestamp_ms
         self._stream.put((image, timestamp_ms))
 
     def statistics(self) -> LiveStatistics:
@@ -233,28 +245,34 @@ class ImageSegmenter(StillTask):
         self._callback(result, image, timestamp_ms)
 
     async def _segment(self, image: ImageSource, timestamp_ms: int | None) -> SegmentationResult:
-        categories = self.output_type is OutputType.CATEGORY_MASK
         labels = self.colored_labels
-        picture, result = await self._infer(image, () if categories else None)
-        size = None if timestamp_ms is None else picture.size
-        category_mask, confidence_masks = await to_thread.run_sync(
-            self._masks, result, categories, size
-        )
+        wanted = () if self.output_type is OutputType.CATEGORY_MASK else None
+        async with self._turn():
+            picture, result = await self._run(image, wanted)
+            class_map, masks = np.asarray(result.class_map, np.uint8), list(result.masks)
+            if timestamp_ms is not None:
+                instead = "make the picture smaller, or ask for the category mask only"
+                check_memory(len(masks), picture.size, instead)
+                work = partial(self._enlarged, class_map, masks, picture.size)
+                class_map, masks = await in_thread(work)
+        kind = self.output_type
         return SegmentationResult(
-            category_mask, confidence_masks, labels, result.model_ms, timestamp_ms
+            None if kind is OutputType.CONFIDENCE_MASK else class_map,
+            None if kind is OutputType.CATEGORY_MASK else tuple(masks),
+            labels,
+            result.model_ms,
+            timestamp_ms,
         )
 
-    def _masks(
-        self, result: ModelResult, categories: bool, size: tuple[int, int] | None
-    ) -> tuple[NDArray[np.uint8] | None, tuple[NDArray[np.float32], ...] | None]:
-        if not categories:
-            masks = tuple(result.masks)
-            if size is not None:
-                masks = tuple(enlarge_mask(mask, self.card, size) for mask in masks)
-            return None, masks
-        assert result.class_map is not None
-        class_map = np.asarray(result.class_map, np.uint8)
-        return class_map if size is None else enlarge_classes(class_map, self.card, size), None
+    def _enlarged(
+        self,
+        class_map: NDArray[np.uint8],
+        masks: list[NDArray[np.float32]],
+        size: tuple[int, int],
+        check: Check,
+    ) -> tuple[NDArray[np.uint8], list[NDArray[np.float32]]]:
+        large: NDArray[np.uint8] = enlarge_classes(class_map, self.card, size)
+        return large, enlarge_masks(masks, self.card, size, check)
 
     def _expect(self, mode: RunningMode, call: str) -> None:
         if self.running_mode is not mode:
@@ -262,15 +280,15 @@ class ImageSegmenter(StillTask):
                 f"{call} needs the running mode {mode}, this segmenter has {self.running_mode}"
             )
 
-    def _advance(self, timestamp_ms: int) -> None:
+    def _check_time(self, timestamp_ms: int) -> None:
         if isinstance(timestamp_ms, bool) or not isinstance(timestamp_ms, int):
             raise InvalidUserInputError(f"timestamp_ms is {timestamp_ms!r}, expected an integer")
-        if self._newest_ms is not None and timestamp_ms <= self._newest_ms:
+        before = [*self._under_way, *(() if self._newest_ms is None else (self._newest_ms,))]
+        if before and timestamp_ms <= max(before):
             raise InvalidUserInputError(
-                f"timestamp_ms is {timestamp_ms}, expected more than {self._newest_ms}, "
+                f"timestamp_ms is {timestamp_ms}, expected more than {max(before)}, "
                 "that of the frame before"
             )
-        self._newest_ms = timestamp_ms
 
     async def _load(self) -> Any:
         pool = await super()._load()
@@ -281,16 +299,6 @@ class ImageSegmenter(StillTask):
                 f"{_MAX_CATEGORIES}: use a SemanticSegmenter"
             )
         return pool
-
-    async def _obtain(self) -> Model:
-        wanted = self._wanted
-        if isinstance(wanted, Model) or Path(wanted).suffix.lower() != ".tflite":
-            return await super()._obtain()
-        from streamseg.convert._tflite_store import converted
-
-        model = await converted(wanted)
-        self._report(1.0)
-        return model
 
 
 def _choice(name: str, kind: type[ChoiceT], given: str) -> ChoiceT:
@@ -320,12 +328,15 @@ class BlockingImageSegmenter(BlockingTask[ImageSegmenter]):
     def segment_async(self, image: ImageSource, timestamp_ms: int) -> None:
         """Hand over a frame of a live stream. See ``ImageSegmenter.segment_async``.
 
-        The callback is called in the thread of the event loop.
+        The callback is called in the thread of the event loop, and may call this.
         """
 
         async def put() -> None:
             self.task.segment_async(image, timestamp_ms)
 
+        if self._is_called_back:
+            self.task.segment_async(image, timestamp_ms)
+            return
         self.call(put)
 
     def statistics(self) -> LiveStatistics:

@@ -30,10 +30,11 @@ _TWO_WORDS = {"diningtable": "dining table", "pottedplant": "potted plant", "tvm
 
 
 class OutputType(StrEnum):
-    """What ``segment`` returns."""
+    """What ``segment`` returns: TensorFlow Lite's two, and as with MediaPipe both of them."""
 
     CATEGORY_MASK = "category_mask"
     CONFIDENCE_MASK = "confidence_mask"
+    BOTH = "both"
 
 
 class RunningMode(StrEnum):
@@ -70,8 +71,8 @@ class SegmentationResult:
 
     Attributes:
         category_mask: (H, W) uint8, the index of each pixel's class among ``colored_labels``; None
-            where confidences were asked for.
-        confidence_masks: For each of ``colored_labels`` (H, W) float32 in [0, 1]; None where
+            where only confidences were asked for.
+        confidence_masks: For each of ``colored_labels`` (H, W) float32 in [0, 1]; None where only
             categories were asked for.
         colored_labels: The classes, in the model's order.
         model_ms: Time in the model process, in milliseconds.
@@ -87,22 +88,25 @@ class SegmentationResult:
     @property
     def size(self) -> tuple[int, int]:
         """(H, W) of the masks in pixels: the model's in the mode ``image``, else the frame's."""
-        mask = self.category_mask if self.confidence_masks is None else self.confidence_masks[0]
-        assert mask is not None
+        mask = self.category_mask
+        if mask is None:
+            assert self.confidence_masks is not None
+            return (self.confidence_masks[0].shape[0], self.confidence_masks[0].shape[1])
         return (mask.shape[0], mask.shape[1])
 
     def colored(self) -> NDArray[np.uint8]:
         """Return each pixel in the colour of its class, (H, W, 3) uint8 RGB."""
         categories = self.category_mask
-        if self.confidence_masks is not None:
+        if categories is None:
+            assert self.confidence_masks is not None
             categories = np.argmax(np.stack(self.confidence_masks), axis=0).astype(np.uint8)
-        assert categories is not None
         palette = np.array([label.color for label in self.colored_labels], np.uint8)
         return np.asarray(palette[categories], np.uint8)
 
     def __repr__(self) -> str:
         height, width = self.size
-        kind = "confidence" if self.category_mask is None else "category"
+        given = {"category": self.category_mask, "confidence": self.confidence_masks}
+        kind = " and ".join(name for name, masks in given.items() if masks is not None)
         return f"SegmentationResult({kind} {height}x{width}, {len(self.colored_labels)} labels)"
 
 

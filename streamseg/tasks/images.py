@@ -13,7 +13,7 @@ import numpy as np
 from anyio import to_thread
 
 from streamseg.errors import InvalidUserInputError
-from streamseg.tasks.decoding import MAX_PIXELS, check_size, decode, from_pillow
+from streamseg.picture_files import MAX_PIXELS, check_size, decode, from_pillow
 from streamseg.tasks.fitting import content_box, fit
 from streamseg.tasks.reading import read_source
 

@@ -8,11 +8,12 @@ async with await InstanceSegmenter.load("yolo26n-seg") as segmenter:
 from __future__ import annotations
 
 from collections.abc import Collection
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from anyio import to_thread
 
 from streamseg.errors import (
     ConfigError,
@@ -20,24 +21,26 @@ from streamseg.errors import (
     InvalidModelOutputError,
     InvalidUserInputError,
 )
+from streamseg.masks.instances import check_instance_shapes, instance_labels, select_instances
 from streamseg.runtime.classes import choose_classes
 from streamseg.tasks.base import StillTask
 from streamseg.tasks.blocking import BlockingTask
-from streamseg.tasks.instance_masks import Geometry, best_first, mask_in_box
+from streamseg.tasks.instance_masks import Geometry, mask_in_box
+from streamseg.tasks.threads import in_thread
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
 
-    from streamseg.models.card import Model
+    from streamseg.models.card import InstanceRule, Model
     from streamseg.runtime.process import LoadedModel
     from streamseg.tasks.images import ImageSource
+    from streamseg.tasks.threads import Check
 
 __all__ = ["BlockingInstanceSegmenter", "Box", "Instance", "InstanceSegmenter"]
 
-_EXPECTED = "expected boxes [1, N, 4], scores and classes [1, N, 2], mask logits [1, N, H, W]"
 _MOST_INSTANCES = 8192
 
 
@@ -154,23 +157,35 @@ class InstanceSegmenter(StillTask):
         """
         async with self._turn():
             rule = self.card.instance
-            choice = _Choice(
-                confidence=_share("confidence_threshold", confidence_threshold, rule.confidence),
-                iou=_share("iou_threshold", iou_threshold, rule.iou),
-                most=_count(max_instances, rule.max_instances),
-                classes=_classes(self.labels, classes_of_interest),
-                original=return_mask_at_original_resolution,
-                suppress=rule.suppress,
+            rule = rule.model_copy(
+                update={
+                    "confidence": _share(
+                        "confidence_threshold", confidence_threshold, rule.confidence
+                    ),
+                    "iou": _share("iou_threshold", iou_threshold, rule.iou),
+                    "max_instances": _count(max_instances, rule.max_instances),
+                }
             )
+            classes = _classes(self.labels, classes_of_interest)
             picture, result = await self._run(image)
             geometry = Geometry.of(self.card, picture.size, self.input_size)
-            return await to_thread.run_sync(
-                _instances, result.raw, geometry, choice, self.labels, self.card.name
+            return await in_thread(
+                partial(
+                    _instances,
+                    result.raw,
+                    geometry,
+                    rule,
+                    self.labels,
+                    classes=classes,
+                    original=return_mask_at_original_resolution,
+                    name=self.card.name,
+                )
             )
 
     def _labels_of(self, model: Model, loaded: LoadedModel) -> tuple[str, ...]:
-        _check_shapes(loaded.output_shapes, model.card.name)
-        return model.card.labels or ()
+        with _named(str(model.path)):
+            check_instance_shapes(loaded.output_shapes)
+            return instance_labels(model.card.labels)
 
 
 class BlockingInstanceSegmenter(BlockingTask[InstanceSegmenter]):
@@ -179,16 +194,6 @@ class BlockingInstanceSegmenter(BlockingTask[InstanceSegmenter]):
     def forward(self, image: ImageSource, **options: Any) -> list[Instance]:
         """Return the objects of a picture. See ``InstanceSegmenter.forward``."""
         return self.call(lambda: self.task.forward(image, **options))
-
-
-@dataclass(frozen=True, slots=True)
-class _Choice:
-    confidence: float
-    iou: float
-    most: int
-    classes: frozenset[int] | None
-    original: bool
-    suppress: bool
 
 
 def _share(name: str, given: float | None, default: float) -> float:
@@ -213,76 +218,43 @@ def _classes(labels: tuple[str, ...], wanted: Sequence[str]) -> frozenset[int] |
         raise InvalidUserInputError(f"classes_of_interest is {wanted!r}, expected a list of labels")
     if not wanted:
         return None
-    if not labels:
-        raise InvalidUserInputError("the model's card has no labels: classes cannot be chosen")
     try:
         return frozenset(choose_classes(labels, list(wanted)))
     except ConfigError as exc:
         raise InvalidUserInputError(str(exc)) from exc
 
 
-def _check_shapes(shapes: Sequence[tuple[int, ...]], name: str) -> None:
-    """Refuse outputs that are not those of an instance model."""
-    fits = (
-        len(shapes) == 3
-        and [len(shape) for shape in shapes] == [3, 3, 4]
-        and [shape[0] for shape in shapes] == [1, 1, 1]
-        and (shapes[0][2], shapes[1][2]) == (4, 2)
-        and shapes[0][1] == shapes[1][1] == shapes[2][1]
-    )
-    if not fits:
-        found = ", ".join(str(list(shape)) for shape in shapes) or "nothing"
-        raise InvalidModelOutputError(f"{name} returns {found}; {_EXPECTED}")
-
-
 def _instances(
     raw: Sequence[NDArray[np.float32]],
     geometry: Geometry,
-    choice: _Choice,
+    rule: InstanceRule,
     labels: tuple[str, ...],
+    check: Check,
+    *,
+    classes: frozenset[int] | None,
+    original: bool,
     name: str,
 ) -> list[Instance]:
-    """Return the objects that a model's outputs stand for.
+    """Return the objects that a model's outputs stand for; each one's mask takes some time.
 
     Raises:
         InvalidModelOutputError: If they stand for none.
     """
-    _check_shapes([output.shape for output in raw], name)
-    boxes, scored, logits = raw[0][0], raw[1][0], raw[2][0]
-    if not (np.isfinite(boxes).all() and np.isfinite(scored).all()):
-        raise InvalidModelOutputError(f"{name} returned boxes or scores that are not finite")
-    certain = np.flatnonzero(scored[:, 0] >= choice.confidence)
-    if len(certain) and not _are_scores(scored[certain, 0]):
-        raise InvalidModelOutputError(
-            f"{name} returned a score of {scored[certain, 0].max():g}, expected at most 1"
+    with _named(name):
+        chosen = select_instances(
+            raw, rule, labels, geometry.input_size, classes=classes, content=geometry.content
         )
-    classes = _class_indices(scored[certain, 1], labels, name)
-    in_picture = geometry.boxes_to_picture(boxes[certain])
-    usable = (in_picture[:, 2] > in_picture[:, 0]) & (in_picture[:, 3] > in_picture[:, 1])
-    if choice.classes is not None:
-        usable &= np.isin(classes, list(choice.classes))
-    certain, classes, in_picture = certain[usable], classes[usable], in_picture[usable]
-    kept = best_first(
-        boxes[certain],
-        scored[certain, 0],
-        classes,
-        iou=choice.iou if choice.suppress else None,
-        most=choice.most,
-    )
     found = []
-    for index in kept:
-        mask = logits[certain[index]]
-        if not np.isfinite(mask).all():
-            raise InvalidModelOutputError(f"{name} returned a mask that is not finite")
-        box = in_picture[index]
+    for each in chosen:
+        check()
+        box = geometry.boxes_to_picture(np.array([each.box], np.float32))[0]
         area = _area(box, geometry.picture_size)
-        label = labels[classes[index]] if labels else f"CLASS_{classes[index]}"
         found.append(
             Instance(
                 Box(*(float(edge) for edge in box)),
-                mask_in_box(mask, geometry, box, area, original=choice.original),
-                label,
-                min(1.0, float(scored[certain[index], 0])),
+                mask_in_box(each.logits, geometry, box, area, original=original),
+                each.label,
+                each.score,
                 area,
                 geometry.picture_size,
             )
@@ -290,20 +262,13 @@ def _instances(
     return found
 
 
-def _are_scores(scores: NDArray[np.float32]) -> bool:
-    return bool(scores.max() <= 1.0 + 1e-3)
-
-
-def _class_indices(values: NDArray[np.float32], labels: tuple[str, ...], name: str) -> Any:
-    indices = np.rint(values).astype(np.intp)
-    most = len(labels) if labels else np.iinfo(np.int32).max
-    wrong = (np.abs(values - indices) > 1e-3) | (indices < 0) | (indices >= most)
-    if wrong.any():
-        raise InvalidModelOutputError(
-            f"{name} returned the class {values[wrong][0]:g}, expected 0 to {most - 1}: "
-            "its card has other labels, or scores and classes are in another order"
-        )
-    return indices
+@contextmanager
+def _named(name: str) -> Iterator[None]:
+    """Say which model it was that returned something wrong."""
+    try:
+        yield
+    except InvalidModelOutputError as exc:
+        raise InvalidModelOutputError(f"{name}: {exc}") from exc
 
 
 def _area(box: NDArray[np.float64], picture_size: tuple[int, int]) -> tuple[int, int, int, int]:

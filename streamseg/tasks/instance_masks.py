@@ -9,9 +9,6 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-# Before cv2: the other way round, FFmpeg's x11grab crashes the process.
-import av  # noqa: F401
-import cv2
 import numpy as np
 
 from streamseg.tasks.fitting import content_box
@@ -21,10 +18,7 @@ if TYPE_CHECKING:
 
     from streamseg.models.card import Card
 
-__all__ = ["Geometry", "best_first", "mask_in_box"]
-
-# OpenCV leaves out scores of 0, which are as good as any where the confidence is 0.
-_LEAST = 1e-9
+__all__ = ["Geometry", "mask_in_box"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,46 +86,6 @@ class Geometry:
         before = np.floor(position).astype(np.intp)
         after = np.minimum(before + 1, mask_length - 1)
         return before, after, (position - before).astype(np.float32)
-
-
-def best_first(
-    boxes: NDArray[np.float32],
-    scores: NDArray[np.float32],
-    classes: NDArray[np.intp],
-    *,
-    iou: float | None,
-    most: int,
-) -> NDArray[np.intp]:
-    """Return the indices of the objects to keep, the best one first.
-
-    Args:
-        boxes: (N, 4) x0, y0, x1, y1.
-        scores: (N,) in [0, 1].
-        classes: (N,) indices.
-        iou: Of two boxes of one class that overlap by more than this, the better one stays; None
-            keeps all.
-        most: How many are kept at most.
-    """
-    order = np.argsort(-scores, kind="stable")
-    if iou is not None:
-        stays = np.zeros(len(scores), bool)
-        for index in np.unique(classes):
-            members = order[classes[order] == index]
-            stays[members[_suppressed(boxes, scores, members, iou)]] = True
-        order = order[stays[order]]
-    return np.asarray(order[:most], np.intp)
-
-
-def _suppressed(
-    boxes: NDArray[np.float32], scores: NDArray[np.float32], members: NDArray[np.intp], iou: float
-) -> NDArray[np.intp]:
-    """Return which of the members stay, as positions among them."""
-    own = np.asarray(boxes[members], np.float64)
-    sizes = np.concatenate([own[:, :2], own[:, 2:] - own[:, :2]], axis=1)
-    kept = cv2.dnn.NMSBoxes(
-        sizes.tolist(), np.maximum(scores[members], _LEAST).tolist(), 0.0, float(iou)
-    )
-    return np.asarray(kept, np.intp).reshape(-1)
 
 
 def mask_in_box(

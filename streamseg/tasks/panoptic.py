@@ -8,10 +8,10 @@ async with await PanopticSegmenter.load("mask2former.pte") as segmenter:
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, ClassVar, get_args
 
 import numpy as np
-from anyio import to_thread
 
 from streamseg.errors import InvalidConfigError, InvalidModelOutputError, InvalidUserInputError
 from streamseg.models.card import Task
@@ -26,15 +26,17 @@ from streamseg.tasks.mask_rules import (
     query_class_maps,
     query_segments,
 )
+from streamseg.tasks.threads import in_thread
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from numpy.typing import NDArray
 
     from streamseg.models.card import MaskRule, Model
     from streamseg.runtime.process import LoadedModel
     from streamseg.tasks.images import ImageSource, Picture
+    from streamseg.tasks.threads import Check
 
 __all__ = ["PanopticSegmenter"]
 
@@ -89,13 +91,8 @@ class PanopticSegmenter(StillTask):
             picture = await load_image(image, max_pixels=self._max_pixels, timeout_s=timeout_s)
             _, result = await self._run(picture.pixels)
             # Seconds for a large picture and many classes: whoever cancels does not wait for it.
-            return await to_thread.run_sync(
-                self._finish,
-                result.raw,
-                picture,
-                wanted,
-                thresholds or Thresholds(),
-                abandon_on_cancel=True,
+            return await in_thread(
+                partial(self._finish, result.raw, picture, wanted, thresholds or Thresholds())
             )
 
     def _wanted_subtask(self, subtask: str | None) -> Subtask:
@@ -116,22 +113,25 @@ class PanopticSegmenter(StillTask):
         picture: Picture,
         subtask: Subtask,
         thresholds: Thresholds,
+        check: Check,
     ) -> SegmentMap:
         size, rule = picture.size, self.card.masks
         if rule is None:
-            return class_segments(self._classes(raw[0][0], picture))
+            return class_segments(self._classes(raw[0][0], picture, check))
         class_logits = raw[0][0]
         mask_logits = np.stack(list(self._on_picture(raw[1][0], picture)))
         if subtask == "semantic":
             maps = query_class_maps(rule.family, class_logits, mask_logits)
-            return class_segments(largest_class(maps, size))
+            return class_segments(largest_class(_checked(maps, check), size))
         fused = {self.labels.index(label) for label in rule.fused}
         return query_segments(
             rule.family, subtask, class_logits, mask_logits, size, thresholds, fused=fused
         )
 
-    def _classes(self, maps: NDArray[np.float32], picture: Picture) -> NDArray[np.int32]:
-        scores = self._on_picture(maps, picture)
+    def _classes(
+        self, maps: NDArray[np.float32], picture: Picture, check: Check
+    ) -> NDArray[np.int32]:
+        scores = _checked(self._on_picture(maps, picture), check)
         if len(maps) > 1:
             return largest_class(scores, picture.size)
         # Of one channel, which says how much of the first label there is; the rest is the second.
@@ -175,6 +175,12 @@ class PanopticSegmenter(StillTask):
                 f"{model.card.name} returns {list(shapes[0])}, expected [1, classes, height, width]"
             )
         return model.labels_for(shapes[0][1])
+
+
+def _checked(maps: Iterable[NDArray[np.float32]], check: Check) -> Iterator[NDArray[np.float32]]:
+    for each in maps:
+        check()
+        yield each
 
 
 def _query_labels(

@@ -110,10 +110,13 @@ def _decoded(text: str) -> bytes | None:
 
 
 def _path_of(uri: str, name: str) -> str:
-    parts = urlsplit(uri)
-    if parts.netloc not in ("", "localhost"):
-        raise FileReadFailedError(f"{name}: is on another computer, expected file:///path")
-    return url2pathname(parts.path)
+    try:
+        parts = urlsplit(uri)
+        if parts.netloc not in ("", "localhost"):
+            raise FileReadFailedError(f"{name}: is on another computer, expected file:///path")
+        return url2pathname(parts.path)
+    except ValueError as exc:  # brackets without an address
+        raise FileReadFailedError(f"{name}: is no valid URI, expected file:///path") from exc
 
 
 def _read_file(path: str, name: str) -> bytes:

@@ -8,18 +8,19 @@ async with await SemanticSegmenter.load("selfie") as segmenter:
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, Literal, Never, Self, overload
 
 import numpy as np
-from anyio import to_thread
 from typing_extensions import TypeVar
 
 from streamseg.errors import ConfigError, InvalidUserInputError
 from streamseg.runtime.classes import choose_classes
 from streamseg.tasks.base import StillTask
-from streamseg.tasks.fitting import enlarge_classes, enlarge_mask
+from streamseg.tasks.fitting import check_memory, enlarge_classes, enlarge_masks
 from streamseg.tasks.labels import SelfieLabel, SelfieModel, VocLabel, VocModel
 from streamseg.tasks.semantic_result import SemanticResult
+from streamseg.tasks.threads import in_thread
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -28,10 +29,9 @@ if TYPE_CHECKING:
     from streamseg.runtime.pool import ModelResult
     from streamseg.tasks.blocking import BlockingSemanticSegmenter
     from streamseg.tasks.images import ImageSource, Picture
+    from streamseg.tasks.threads import Check
 
 __all__ = ["SemanticSegmenter"]
-
-_MAX_BYTES = 4 << 30  # of one result
 
 LabelT = TypeVar("LabelT", bound=str, default=Any)
 AskedT = TypeVar("AskedT", bound=str)
@@ -132,32 +132,29 @@ class SemanticSegmenter(StillTask, Generic[LabelT]):
             classes = _indices(self.labels, classes_of_interest)
             picture, result = await self._run(image, classes)
             if resize_to_input:
-                return await to_thread.run_sync(self._finish, result, classes, picture)
-            return self._finish(result, classes, None)
+                instead = "ask for fewer, or with resize_to_input=False"
+                check_memory(len(classes), picture.size, instead)
+                return await in_thread(partial(self._enlarged, result, classes, picture))
+            return self._labelled(result, classes, result.class_map, result.masks)
 
-    def _finish(
-        self, result: ModelResult, classes: tuple[int, ...], picture: Picture | None
+    def _enlarged(
+        self, result: ModelResult, classes: tuple[int, ...], picture: Picture, check: Check
     ) -> SemanticResult[Any]:
-        class_map, masks = result.class_map, list(result.masks)
-        assert class_map is not None
-        if picture is not None:
-            _check_memory(len(masks), picture.size)
-            class_map = enlarge_classes(class_map, self.card, picture.size)
-            masks = [enlarge_mask(mask, self.card, picture.size) for mask in masks]
+        assert result.class_map is not None
+        class_map = enlarge_classes(result.class_map, self.card, picture.size)
+        masks = enlarge_masks(result.masks, self.card, picture.size, check)
+        return self._labelled(result, classes, class_map, masks)
+
+    def _labelled(
+        self, result: ModelResult, classes: tuple[int, ...], class_map: Any, masks: Any
+    ) -> SemanticResult[Any]:
         labels = self.labels
         return SemanticResult(
             class_map.astype(np.int32),
             {labels[index]: mask for index, mask in zip(classes, masks, strict=True)},
             labels=labels,
             model_ms=result.model_ms,
-        )
-
-
-def _check_memory(count: int, size: tuple[int, int]) -> None:
-    if count * size[0] * size[1] * 4 > _MAX_BYTES:
-        raise InvalidUserInputError(
-            f"{count} classes of {size[1]}x{size[0]} pixels take over {_MAX_BYTES >> 30} GiB: "
-            "ask for fewer, or with resize_to_input=False"
+            inference_ms=result.inference_ms,
         )
 
 

@@ -30,13 +30,15 @@ class SemanticResult(Generic[AskedT]):
         masks: Label -> (H, W) float32 in [0, 1].
         labels: All labels of the model.
         model_ms: Time in the model process, in milliseconds.
+        inference_ms: The model's own part of that.
 
     Attributes:
         labels: All labels of the model: ``labels[i]`` is the name of index i.
         model_ms: Time in the model process, in milliseconds.
+        inference_ms: The model's own part of that; all else is what streamseg adds to it.
     """
 
-    __slots__ = ("_arrays", "labels", "model_ms")
+    __slots__ = ("_arrays", "inference_ms", "labels", "model_ms")
 
     def __init__(
         self,
@@ -45,10 +47,12 @@ class SemanticResult(Generic[AskedT]):
         *,
         labels: tuple[str, ...],
         model_ms: float,
+        inference_ms: float,
     ) -> None:
         self._arrays: dict[str, NDArray[Any]] = {"ARGMAX": argmax, **masks}
         self.labels = labels
         self.model_ms = model_ms
+        self.inference_ms = inference_ms
 
     @property
     def ARGMAX(self) -> NDArray[np.int32]:

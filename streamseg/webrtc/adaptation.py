@@ -41,7 +41,7 @@ class Level:
 
     Attributes:
         scale: Of width and height.
-        fps: Frames a second at most; 30 are all that come.
+        fps: Frames a second at most.
     """
 
     scale: float = 1.0

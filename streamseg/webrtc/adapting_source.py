@@ -30,7 +30,9 @@ __all__ = ["AdaptingSource", "EncodingSink", "Usage", "usage"]
 _LOOK_S = 1.0
 _LEAST_PX = 90  # pictures of fewer lines are not made smaller: they cost nothing
 _EARLY = 0.25  # of a frame's time: as much sooner than due a frame may come
-_JUMP_S = 1.0
+_JUMP_S = 1.0  # a time stamp that is further off is a new beginning; there is one a second at most
+# Clocks differ: of a camera that is a little faster than its 30 a second none is to be left out.
+_FASTER = 1.03
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +80,8 @@ def usage(shown: int, recent: Mapping[str, StageTimes], sinks: Iterable[Sink]) -
 class AdaptingSource(Source):
     """Passes a source's frames on, as many and as large as the processor can do.
 
-    It looks once a second, when a frame comes. Frames that are left out are counted as ``adapted``.
+    It looks once a second, when a frame comes. Frames that are left out, to save work or because
+    more than 30 a second come, are counted as ``adapted``.
 
     Args:
         source: Whose frames; it is closed with this.
@@ -103,6 +106,8 @@ class AdaptingSource(Source):
         self._reformatter = VideoReformatter()
         self._left_out = 0
         self._due_s: float | None = None
+        self._jumped_s = -1e9
+        self._passed_s = clock()
         self._looked_s: float | None = None
         self._captured = 0
         self._shown = 0
@@ -128,7 +133,11 @@ class AdaptingSource(Source):
         scale = self.adaptation.level.scale
         if scale == FULL.scale or frame.height * scale < _LEAST_PX:
             return frame
-        return await anyio.to_thread.run_sync(self._scaled, frame, scale)
+        try:
+            return await anyio.to_thread.run_sync(self._scaled, frame, scale)
+        except BaseException:  # cancelled meanwhile: nobody gets this frame
+            self._left_out += 1
+            raise
 
     def take_packets(self) -> list[Any]:
         """Return the side streams' packets: none is left out."""
@@ -152,15 +161,22 @@ class AdaptingSource(Source):
         return SourceStatistics(inner.delivered - self._left_out, dict(dropped), inner.reconnects)
 
     def _is_due(self, frame: Frame) -> bool:
-        fps = self.adaptation.level.fps
+        fps: float = self.adaptation.level.fps
         if fps == FULL.fps:
-            self._due_s = None
-            return True
+            fps *= _FASTER
         at_s = frame.captured_s if frame.pts_s is None else frame.pts_s
-        if self._due_s is None or abs(at_s - self._due_s) > _JUMP_S:
+        now = self._clock()
+        if self._due_s is None:
             self._due_s = at_s
+        elif abs(at_s - self._due_s) > _JUMP_S or now - self._passed_s > _JUMP_S:
+            # Time stamps are the sender's: who leaps with each frame does not have all taken, and
+            # who stands still is not stopped for ever.
+            if now - self._jumped_s < _JUMP_S:
+                return False
+            self._jumped_s, self._due_s = now, at_s
         if at_s < self._due_s - _EARLY / fps:
             return False
+        self._passed_s = now
         self._due_s = max(self._due_s, at_s - 1 / fps) + 1 / fps
         return True
 

@@ -17,31 +17,54 @@ __all__ = ["explain", "parse_json", "read_body", "read_text"]
 M = TypeVar("M", bound=BaseModel)
 
 
-async def read_body(request: web.Request, *, limit: int, timeout_s: float) -> bytes:
+async def read_body(
+    request: web.Request, *, limit: int, timeout_s: float, least_rate: float = 0.0
+) -> bytes:
     """Return a request's body.
 
     Args:
         request: Whose body.
         limit: How large it may be, in bytes.
         timeout_s: How long it may take, in seconds.
+        least_rate: How fast it must come once a sixth of that time is over, in bytes per second.
 
     Raises:
-        Refusal: 413 or 408; the connection is then closed.
+        Refusal: 413, 408, or 415 if it is compressed; the connection is then closed.
     """
     closing = {"Connection": "close"}
     too_large = Refusal(413, f"the body is over {limit} bytes", headers=closing)
     if request.content_length is not None and request.content_length > limit:
         raise too_large
+    if request.headers.get("Content-Encoding", "identity").lower() != "identity":
+        # A few bytes could become any number of them.
+        raise Refusal(
+            415,
+            "the body is compressed: send it as it is",
+            headers={"Accept-Encoding": "identity", **closing},
+        )
     parts: list[bytes] = []
     size = 0
-    with anyio.move_on_after(timeout_s) as scope:
-        while part := await request.content.readany():
+    began_s = anyio.current_time()
+    with anyio.CancelScope() as scope:
+        while True:
+            spare_s = timeout_s
+            if least_rate:
+                spare_s = min(spare_s, timeout_s / 6 + size / least_rate)
+            scope.deadline = began_s + spare_s
+            part = await request.content.readany()
+            if not part:
+                break
             size += len(part)
             if size > limit:
                 raise too_large
             parts.append(part)
     if scope.cancelled_caught:
-        raise Refusal(408, f"the body took more than {timeout_s:g} s", headers=closing)
+        taken_s = anyio.current_time() - began_s
+        raise Refusal(
+            408,
+            f"the body has not come within {taken_s:.3g} s: it comes too slowly",
+            headers=closing,
+        )
     return b"".join(parts)
 
 

@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Protocol
 from urllib.parse import urlsplit
 
 import anyio
 
-from streamseg.webrtc.client_http import HttpSession, RefusedError
+from streamseg.redact import redacted_url
+from streamseg.webrtc.client_http import HttpSession, RefusedError, http_url
 from streamseg.webrtc.errors import SignalError
 from streamseg.webrtc.peer import Peer
+from streamseg.webrtc.peer_options import PeerOptions
 from streamseg.webrtc.tuning_gathering import address_towards
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from streamseg.webrtc.peer_options import PeerOptions
-
-__all__ = ["Call", "Retry", "Waits", "call_again"]
+__all__ = ["Call", "Retry", "Waits", "call_again", "calls_to"]
 
 
 class Waits(Protocol):
@@ -91,6 +92,24 @@ class Call:
         """End both, at the same time: each takes up to a second or two."""
         with anyio.CancelScope(shield=True):
             await asyncio.gather(self.peer.aclose(), self._session.end())
+
+
+def calls_to(
+    url: str, kind: str, *, token: str | None, options: PeerOptions | None
+) -> Callable[[], Call]:
+    """Return what makes a call, as often as one is needed.
+
+    Args:
+        url: Of the server, as a user gives it.
+        kind: ``whip`` or ``whep``.
+        token: Bearer token.
+        options: Of the connections; the usual ones if left out.
+
+    Raises:
+        ValueError: If the URL is none.
+    """
+    address = http_url(url, kind)
+    return partial(Call, address, redacted_url(url), token, options or PeerOptions())
 
 
 async def call_again(

@@ -113,13 +113,21 @@ class HttpSession:
         if http is None:
             return
         try:
-            if location is not None and urlsplit(location).scheme in ("http", "https"):
+            if location is not None and self._is_ours(location):
                 # The token is for the server that it was given for.
                 same = urlsplit(location)[:2] == urlsplit(self._url)[:2]
                 async with asyncio.timeout(_DELETE_S):
-                    async with http.delete(location, headers=self._headers if same else {}):
+                    async with http.delete(
+                        location, headers=self._headers if same else {}, allow_redirects=False
+                    ):
                         pass
         except (aiohttp.ClientError, OSError, ValueError) as exc:
             _logger.debug("the session could not be deleted: %s", type(exc).__name__)
         finally:
             await http.close()
+
+    def _is_ours(self, location: str) -> bool:
+        # Or a server could have us delete at addresses that only this machine reaches. One that
+        # keeps its sessions elsewhere sees by the connection's end that this one is over.
+        parts = urlsplit(location)
+        return parts.scheme in ("http", "https") and parts.hostname == urlsplit(self._url).hostname

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from streamseg.abc import Source
-    from streamseg.webrtc.choices import EffectChoice
+    from streamseg.webrtc.choices import EffectChoice, Menu
     from streamseg.webrtc.peer import Peer
     from streamseg.webrtc.processing import Processing, SessionFactory
     from streamseg.webrtc.rooms import Room, Rooms
@@ -44,7 +44,7 @@ class Connections:
         uploads: Backgrounds that may be named.
         make_peer: Makes a connection.
         start_session: Makes the processing.
-        may_bypass: Whether senders may see their own picture without the effect.
+        menu: The effects that senders may choose from.
     """
 
     def __init__(
@@ -55,14 +55,14 @@ class Connections:
         *,
         make_peer: PeerFactory,
         start_session: SessionFactory,
-        may_bypass: bool,
+        menu: Menu,
     ) -> None:
         self._sessions = sessions
         self._rooms = rooms
         self._uploads = uploads
         self._make_peer = make_peer
         self._start_session = start_session
-        self._may_bypass = may_bypass
+        self._menu = menu
 
     async def call(
         self, offer: str, effect: EffectChoice | None, address: str
@@ -166,7 +166,7 @@ class Connections:
     async def _serve_call(self, session: Session, processing: Processing) -> None:
         peer = session.peer
         assert peer is not None
-        control = Control(peer, processing, self._uploads, may_bypass=self._may_bypass)
+        control = Control(peer, processing, self._uploads, menu=self._menu)
         peer.on_message = control.receive
         async with anyio.create_task_group() as group:
             group.start_soon(control.run)
@@ -189,7 +189,8 @@ class Connections:
                 await processing.run()
             except StreamsegError as exc:
                 if not peer.closed.is_set():  # else that is why
-                    _log.warning("%s failed: %s", session.name, exc)
+                    reason = str(exc).removeprefix(f"{session.name}: ")
+                    _log.warning("%s failed: %s", session.name, reason)
             except anyio.ClosedResourceError:
                 pass  # its source or sink: the connection has ended, and the peer knows why
             group.cancel_scope.cancel()

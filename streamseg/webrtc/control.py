@@ -13,13 +13,13 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, m
 
 from streamseg.errors import ConfigError, StreamsegError
 from streamseg.webrtc.bodies import explain
-from streamseg.webrtc.choices import choose_effect
+from streamseg.webrtc.peer_messages import MAX_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from streamseg.telemetry import PipelineStatistics
-    from streamseg.webrtc.choices import EffectChoice
+    from streamseg.webrtc.choices import EffectChoice, Menu
     from streamseg.webrtc.statistics import PeerStatistics
     from streamseg.webrtc.uploads import Uploads
 
@@ -27,7 +27,7 @@ __all__ = ["Change", "Control", "ControlMessage", "Options", "figures"]
 
 _log = logging.getLogger(__name__)
 
-_MAX_BYTES = 4096
+_LONGEST_ERROR = 500  # bytes as JSON, which has up to twelve for a letter
 _WAITING = 8  # messages that nobody has answered yet; more are refused
 _PER_S = 10.0
 _BURST = 20.0
@@ -93,7 +93,7 @@ class Control:
         peer: Where the answers go.
         processing: What is controlled.
         uploads: Backgrounds that may be named.
-        may_bypass: Whether the untouched picture may be asked for.
+        menu: The effects that may be asked for, and whether the untouched picture may be.
         clock: Seconds that only grow.
     """
 
@@ -103,13 +103,13 @@ class Control:
         processing: _Processing,
         uploads: Uploads,
         *,
-        may_bypass: bool,
+        menu: Menu,
         clock: Callable[[], float] = anyio.current_time,
     ) -> None:
         self._peer = peer
         self._processing = processing
         self._uploads = uploads
-        self._may_bypass = may_bypass
+        self._menu = menu
         self._clock = clock
         self._waiting: deque[str] = deque()  # bounded by _WAITING
         self._arrived = anyio.Event()
@@ -144,7 +144,7 @@ class Control:
         try:
             return await self._carry_out(_parse(text))
         except StreamsegError as exc:
-            return {"error": str(exc)}
+            return {"error": _cut(str(exc))}
         except Exception as exc:
             _log.error("a control message failed: %s", type(exc).__name__)
             _log.debug("it failed here:", exc_info=exc)
@@ -154,13 +154,15 @@ class Control:
         if message.statistics:
             return {"statistics": self._figures()}
         if message.effect is not None:
-            choice = choose_effect(message.effect, message.options or {}, self._uploads)
+            choice = self._menu.choose(message.effect, message.options or {}, self._uploads)
             await self._processing.control(Change(effect=choice))
-            return {"effect": choice.name, "options": choice.said}
+            told = {"effect": choice.name, "options": choice.said}
+            # What was written shorter than it is said here is not repeated.
+            return told if len(_json(told)) <= MAX_BYTES else {"effect": choice.name}
         if message.mask is not None:
             await self._processing.control(Change(mask=message.mask))
             return {"mask": message.mask}
-        if not self._may_bypass:
+        if not self._menu.may_bypass:
             raise ConfigError("this server does not show pictures without their effect")
         await self._processing.control(Change(bypass=message.bypass))
         return {"bypass": message.bypass}
@@ -169,7 +171,11 @@ class Control:
         return figures(self._processing.statistics(), self._peer.statistics())
 
     def _say(self, message: dict[str, Any]) -> None:
-        self._peer.send_message(json.dumps(message, allow_nan=False))
+        try:
+            self._peer.send_message(_json(message))
+        except Exception as exc:  # what cannot be said must not end the call
+            _log.error("a control message could not be answered: %s", type(exc).__name__)
+            _log.debug("it failed here:", exc_info=exc)
 
 
 def figures(pipeline: PipelineStatistics, peer: PeerStatistics) -> dict[str, Any]:
@@ -200,9 +206,23 @@ def figures(pipeline: PipelineStatistics, peer: PeerStatistics) -> dict[str, Any
     }
 
 
+def _json(message: dict[str, Any]) -> str:
+    return json.dumps(message, allow_nan=False)
+
+
+def _cut(text: str) -> str:
+    """Return as much of a text as has few enough bytes as JSON."""
+    size = len(json.dumps("…"))
+    for place, letter in enumerate(text):
+        size += len(json.dumps(letter)) - 2
+        if size > _LONGEST_ERROR:
+            return f"{text[:place]}…"
+    return text
+
+
 def _parse(text: str) -> ControlMessage:
-    if len(text.encode("utf-8", "replace")) > _MAX_BYTES:
-        raise ConfigError(f"the message is over {_MAX_BYTES} bytes")
+    if len(text.encode("utf-8", "replace")) > MAX_BYTES:
+        raise ConfigError(f"the message is over {MAX_BYTES} bytes")
     try:
         return ControlMessage.model_validate_json(text)
     except ValidationError as exc:

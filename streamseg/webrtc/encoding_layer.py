@@ -142,6 +142,7 @@ class Layer:
         encoded: Pictures so far.
         superseded: Pictures that a newer one took the place of while the encoder was busy.
         failed: Pictures that could not be encoded.
+        left_out: Pictures that the encoder left out, to stay within its bitrate.
         bitrate: What it really makes, bits per second of the last second or two; None before.
     """
 
@@ -152,6 +153,7 @@ class Layer:
         self.encoded = 0
         self.superseded = 0
         self.failed = 0
+        self.left_out = 0
         self.bitrate: float | None = None
         self._clock = clock
         self._made_s = clock()
@@ -242,10 +244,11 @@ class Layer:
                 self._hand_out(encoded)
 
     def _hand_out(self, encoded: EncodedPicture) -> None:
-        self.encoded += 1
         self._count(encoded)
         if not encoded.data:  # libvpx leaves one out rather than be late
+            self.left_out += 1
             return
+        self.encoded += 1
         self._remember(encoded)
         if encoded.keyframe:
             coming, self._coming = self._coming, {}

@@ -4,43 +4,39 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import anyio
 from aiortc import RTCSessionDescription
 from aiortc.sdp import candidate_from_sdp
 
 from streamseg.abc import Resource
-from streamseg.webrtc.audio import AudioRelay, OutgoingAudio
+from streamseg.webrtc.audio import AudioRelay
 from streamseg.webrtc.errors import SignalError
+from streamseg.webrtc.peer_link import Link
+from streamseg.webrtc.peer_media import DIRECTIONS, Media
 from streamseg.webrtc.peer_messages import Messages
 from streamseg.webrtc.peer_options import IceServer, PeerOptions
 from streamseg.webrtc.peer_refusal import MisuseError, raise_refusal
 from streamseg.webrtc.peer_sdp import for_aiortc, usable_candidate, with_bitrate
-from streamseg.webrtc.peer_sink import OutgoingVideo, PeerSink
+from streamseg.webrtc.peer_sink import PeerSink
 from streamseg.webrtc.peer_source import PeerSource
-from streamseg.webrtc.peer_watch import Link, Watch
+from streamseg.webrtc.peer_watch import Watch
 from streamseg.webrtc.signals import check_offer
 from streamseg.webrtc.statistics import PeerStatistics
 from streamseg.webrtc.tuning import TunedConnection
-from streamseg.webrtc.tuning_decoding import AudioInlet, TunedReceiver, VideoInlet
-from streamseg.webrtc.tuning_sending import TunedSender
+from streamseg.webrtc.tuning_decoding import AudioInlet, VideoInlet
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from aiortc import RTCDataChannel, RTCRtpTransceiver
+    from aiortc import RTCDataChannel
 
 __all__ = ["IceServer", "Peer", "PeerOptions", "PeerStatistics"]
 
 _logger = logging.getLogger(__name__)
 
 _CANDIDATES = 40  # that may follow an offer
-_DIRECTIONS = {
-    (True, True): "sendrecv",
-    (True, False): "sendonly",
-    (False, True): "recvonly",
-}
 
 
 class Peer(Resource):
@@ -78,12 +74,13 @@ class Peer(Resource):
         self.connected = anyio.Event()
         self.closed = anyio.Event()
         self.reason = ""
+        self._media = Media()
         self.sink = PeerSink(name)
         self.source = PeerSource(
             name,
             timeout_s=options.handshake_timeout_s,
             reason=lambda: self.reason,
-            dropped=self._dropped_before_decoding,
+            dropped=self._media.dropped_before_decoding,
         )
         self._messages = Messages()
         self._link = Link()
@@ -94,7 +91,6 @@ class Peer(Resource):
         self._sends = False
         self._receives = False
         self._candidates = 0
-        self._video: RTCRtpTransceiver | None = None
 
     # -- signalling --------------------------------------------------------------------------
 
@@ -121,7 +117,7 @@ class Peer(Resource):
             else:
                 connection.on("datachannel", _refuse_channel)
             await connection.setRemoteDescription(RTCSessionDescription(for_aiortc(offer), "offer"))
-            self._agree(connection)
+            self._agree()
             await connection.setLocalDescription(await connection.createAnswer())
             answer = connection.localDescription.sdp
             self._start_watch(connection)
@@ -140,10 +136,10 @@ class Peer(Resource):
         """
         try:
             connection = self._begin(sends=sends, receives=receives, offers=True)
-            direction = _DIRECTIONS[(sends, receives)]
+            direction = DIRECTIONS[(sends, receives)]
             for kind in ("audio", "video"):
                 connection.addTransceiver(kind, direction=direction)
-            self._agree(connection)
+            self._agree()
             await connection.setLocalDescription(await connection.createOffer())
             self._start_watch(connection)
         except BaseException as exc:
@@ -167,12 +163,7 @@ class Peer(Resource):
             if not sdp.startswith("v=0") or len(sdp) > 65_536:
                 raise SignalError("the answer is no session description")
             await connection.setRemoteDescription(RTCSessionDescription(for_aiortc(sdp), "answer"))
-            video = self._video
-            assert video is not None
-            agreed = video.currentDirection or "inactive"
-            wanted = _DIRECTIONS[(self._sends, self._receives)]
-            if agreed != wanted:
-                raise SignalError(f"the answer's video is not {wanted}", status=406)
+            self._media.check_answer(sends=self._sends, receives=self._receives)
         except BaseException as exc:
             await self._abandon(exc)
             raise_refusal(exc, "answer")
@@ -253,6 +244,7 @@ class Peer(Resource):
             _logger.exception("%s: closing failed", self.name)
         finally:
             _logger.debug("%s: ended: %s", self.name, self.reason)
+            self.source.release()
             self.closed.set()
 
     async def _abandon(self, exc: BaseException) -> None:
@@ -285,41 +277,26 @@ class Peer(Resource):
             near=self.near,
         )
         connection.on("connectionstatechange", self._state_changed)
-        self._connection = connection
+        self._connection = self._media.connection = connection
         return connection
 
-    def _agree(self, connection: TunedConnection) -> None:
+    def _agree(self) -> None:
         """Say what goes which way."""
-        videos = [t for t in connection.getTransceivers() if t.kind == "video"]
-        sounds = [t for t in connection.getTransceivers() if t.kind == "audio"]
-        if len(videos) != 1 or len(sounds) > 1:
-            raise SignalError("one video and at most one audio section are taken", status=422)
-        direction = _DIRECTIONS[(self._sends, self._receives)]
-        self._video = videos[0]
-        for transceiver in (*videos, *sounds):
-            transceiver.direction = direction
+        self._media.agree(sends=self._sends, receives=self._receives)
         if self._sends:
-            sender = videos[0].sender
-            assert isinstance(sender, TunedSender)
-            self.sink.video = OutgoingVideo()
-            sender.on_start = self.sink.video.start
-            sender.replaceTrack(self.sink.video)
-            if sounds:
-                self.sink.audio = OutgoingAudio()
-                sounds[0].sender.replaceTrack(self.sink.audio)
-        if self._receives and sounds and sounds[0]._offerDirection not in ("sendonly", "inactive"):
+            self.sink.video, self.sink.audio = self._media.send(self._encoding_failed)
+        if self._receives and self._media.sound_comes:
             self.audio = AudioRelay()
 
     def _start_watch(self, connection: TunedConnection) -> None:
-        transports = {receiver.transport for receiver in connection.getReceivers()}
-        for transport in transports:
-            self._link.listen(transport.transport._connection)
+        for transport in connection.transports:
+            self._link.listen(transport)
         watch = self._watch = Watch(
             self.options,
             receives=self._receives,
             link=self._link,
-            media_s=self._media_s,
-            decoded=lambda: sum(inlet.decoded for inlet in self._video_inlets()),
+            media_s=self._media.heard_s,
+            decoded=self._media.decoded,
             end=self._fail,
         )
         self._watching = asyncio.get_running_loop().create_task(
@@ -349,6 +326,9 @@ class Peer(Resource):
         _logger.debug("%s: connecting failed", self.name, exc_info=exc)
         self._fail(f"connecting failed: {type(exc).__name__}")
 
+    def _encoding_failed(self, exc: Exception) -> None:
+        self._end(f"pictures cannot be encoded: {type(exc).__name__}")
+
     def _fail(self, reason: str) -> None:
         """End it; one that never stood, with what is known of the cause."""
         if self._connection is not None and not self.connected.is_set():
@@ -361,41 +341,9 @@ class Peer(Resource):
         if self.audio is not None:
             self.audio.deliver(data, pts)
 
-    def _receivers(self) -> list[TunedReceiver]:
-        if self._connection is None:
-            return []
-        return [r for r in self._connection.getReceivers() if isinstance(r, TunedReceiver)]
-
-    def _video_inlets(self) -> list[VideoInlet]:
-        inlets = [receiver.inlet for receiver in self._receivers()]
-        return [inlet for inlet in inlets if isinstance(inlet, VideoInlet)]
-
-    def _media_s(self) -> float | None:
-        heard = [r.packets.heard_s for r in self._receivers() if r.packets.heard_s is not None]
-        return max(heard, default=None)
-
-    def _dropped_before_decoding(self) -> dict[str, int]:
-        inlets = self._video_inlets()
-        return dict(inlets[0].dropped) if inlets else {}
-
     def statistics(self) -> PeerStatistics:
         """Return what the connection is doing; never waits."""
-        watch, video = self._watch, self._video
-        sender = None if video is None else video.sender
-        encoder = sender.video if isinstance(sender, TunedSender) else None
-        codecs: list[Any] = [] if video is None else video._codecs
-        return PeerStatistics(
-            rtt_ms=None if watch is None else watch.rtt_ms,
-            bitrate_in=0 if watch is None else watch.bitrate_in,
-            bitrate_out=0 if watch is None else watch.bitrate_out,
-            packets_lost=0 if watch is None else watch.lost,
-            packets_recovered=sum(receiver.packets.recovered for receiver in self._receivers()),
-            frames_decoded=sum(inlet.decoded for inlet in self._video_inlets()),
-            frames_encoded=0 if encoder is None else encoder.frames,
-            encode_ms=None if encoder is None else encoder.encode_ms,
-            size=self.source.size or (None if encoder is None else encoder.size),
-            codec=codecs[0].name.upper() if codecs else None,
-        )
+        return self._media.statistics(self._watch, self.source.size)
 
     def __repr__(self) -> str:
         return f"<Peer {self.name}>"

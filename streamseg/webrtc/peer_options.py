@@ -21,7 +21,8 @@ class IceServer:
         credential: For TURN; not shown in the repr.
 
     Raises:
-        ConfigError: If a URL is none, or one of TURN comes without user name or credential.
+        ConfigError: If a URL is none or ``stuns:``, or one of TURN comes without user name or
+            credential.
     """
 
     urls: tuple[str, ...]
@@ -31,6 +32,10 @@ class IceServer:
     def __post_init__(self) -> None:
         if any(url.relays for url in self.parsed) and not (self.username and self.credential):
             raise ConfigError("a TURN server needs username and credential: give both")
+        if any(url.tls and not url.relays for url in self.parsed):
+            raise ConfigError(
+                "an ICE server is stuns:, which is not spoken here: write stun: or turns:"
+            )
 
     @property
     def parsed(self) -> tuple[IceUrl, ...]:

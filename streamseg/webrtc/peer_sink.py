@@ -32,16 +32,13 @@ class OutgoingVideo(MediaStreamTrack):
 
     After ``share`` it sends what is encoded for all viewers of a room instead, beginning when the
     connection stands.
-
-    Attributes:
-        taken: Pictures that went out.
     """
 
     kind = "video"
 
     def __init__(self) -> None:
         super().__init__()
-        self.taken = 0
+        self._taken = 0
         self._unsent = 0
         self._picture: av.VideoFrame | None = None  # one place: what is not taken yet gives way
         self._ready = asyncio.Event()
@@ -70,12 +67,20 @@ class OutgoingVideo(MediaStreamTrack):
         return self._subscription is not None
 
     @property
+    def written(self) -> int:
+        """Pictures that went out."""
+        encoder = self._encoder
+        return self._taken - (0 if encoder is None else encoder.left_out + encoder.failed)
+
+    @property
     def dropped(self) -> Mapping[str, int]:
         """Pictures that waited here and did not go out, by cause."""
         dropped = Counter() if self._subscription is None else self._subscription.dropped.copy()
-        if self._unsent:
-            dropped["not connected"] += self._unsent
-        return dropped
+        dropped["not connected"] += self._unsent
+        if self._encoder is not None:
+            dropped["encoder over bitrate"] += self._encoder.left_out
+            dropped["failed"] += self._encoder.failed
+        return +dropped
 
     def put(self, picture: av.VideoFrame) -> bool:
         """Send a picture; return whether one that waited gave way for it."""
@@ -91,7 +96,7 @@ class OutgoingVideo(MediaStreamTrack):
                 raise MediaStreamError
             self._ready.clear()
             await self._ready.wait()
-        self.taken += 1
+        self._taken += 1
         return picture
 
     def _take(self) -> av.VideoFrame | EncodedPicture | None:
@@ -248,7 +253,7 @@ class PeerSink(Sink):
         """Return the counters of this moment."""
         return SinkStatistics(
             accepted=self._accepted,
-            written=0 if self.video is None else self.video.taken,
+            written=0 if self.video is None else self.video.written,
             dropped=dict(self._dropped + Counter({} if self.video is None else self.video.dropped)),
         )
 

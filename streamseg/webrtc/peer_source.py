@@ -73,6 +73,9 @@ class PeerSource(Source):
         self.decoded_s = time.monotonic()
         self.size = (video.width, video.height)
         with self._lock:
+            if self._closed or self._ended:  # the decoder was at it
+                self._unused += 1
+                return
             self._index += 1
             if self._newest is not None:
                 self._superseded += 1
@@ -86,8 +89,16 @@ class PeerSource(Source):
 
     def end(self) -> None:
         """Say that nothing more comes; what waits is still received."""
-        self._ended = True
+        with self._lock:
+            self._ended = True
         self._ready.set()
+
+    def release(self) -> None:
+        """Let go what was not received by now: whoever still holds the source has no use for it."""
+        with self._lock:
+            if self._newest is not None:
+                self._newest = None
+                self._unused += 1
 
     async def open(self) -> StreamInfo:
         """Wait for the first picture.
@@ -143,11 +154,9 @@ class PeerSource(Source):
 
     async def aclose(self) -> None:
         """Receive nothing more; the connection stays until its peer is closed."""
-        self._closed = True
         with self._lock:
-            if self._newest is not None:
-                self._newest = None
-                self._unused += 1
+            self._closed = True
+        self.release()
         self._ready.set()
 
     def statistics(self) -> SourceStatistics:

@@ -4,62 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import anyio
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from aioice import Connection
     from aiortc import RTCPeerConnection
 
+    from streamseg.webrtc.peer_link import Link
     from streamseg.webrtc.peer_options import PeerOptions
 
-__all__ = ["Link", "Watch"]
+__all__ = ["Watch"]
 
 _LOOK_S = 0.25
 _SAMPLE_S = 1.0
-# A viewer sends little: checks of the connection, every 2.5 s from libwebrtc, 6 s at most from aioice.
+# A viewer sends little: reports every second or five, checks of the connection, every 2.5 s from
+# libwebrtc, 6 s at most from aioice.
 _SILENT_S = 8.0
-_DATAGRAMS = 2048  # that may wait in aioice, whose own queue has no bound; a second of 25 Mbit/s
-
-
-class Link:
-    """What is heard from the other side, over all transports of a connection.
-
-    Attributes:
-        heard_s: When anything came, ``time.monotonic``.
-        dropped: Datagrams that came faster than they could be looked at.
-    """
-
-    def __init__(self) -> None:
-        self.heard_s = time.monotonic()
-        self.dropped = 0
-        self._connections: list[Connection] = []
-
-    def listen(self, connection: Connection) -> None:
-        """Note what comes over this; once for each."""
-        if connection in self._connections:
-            return
-        self._connections.append(connection)
-        data_received = connection.data_received
-        request_received = connection.request_received
-
-        def heard_data(data: bytes, component: int) -> None:
-            self.heard_s = time.monotonic()
-            if connection._queue.qsize() >= _DATAGRAMS:
-                self.dropped += 1
-                return
-            data_received(data, component)
-
-        def heard_request(message: Any, address: Any, protocol: Any) -> None:
-            self.heard_s = time.monotonic()
-            request_received(message, address, protocol)
-
-        # Parts of the one instance; the protocol looks them up for each datagram.
-        connection.data_received = heard_data  # type: ignore[method-assign]
-        connection.request_received = heard_request  # type: ignore[method-assign,assignment]
 
 
 class Watch:

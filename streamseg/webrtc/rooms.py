@@ -7,6 +7,7 @@ codec (``shared_encoding.py``).
 from __future__ import annotations
 
 import asyncio
+import logging
 import re
 from collections import Counter
 from typing import TYPE_CHECKING, Any, Protocol
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from streamseg.segmentation import Segmentation
 
 __all__ = ["Publisher", "Room", "RoomSink", "Rooms", "Viewer", "check_room_name"]
+
+_log = logging.getLogger(__name__)
 
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _RETRY_S = 2
@@ -154,10 +157,16 @@ class RoomSink(Sink):
         self._accepted = 0
         self._written = 0
         self._dropped: Counter[str] = Counter()
+        self._notices: list[str] = []
 
     async def open(self, info: StreamInfo) -> None:
         """Tell the viewers what comes."""
         self._open = True
+        sounds = [stream for stream in info.side_streams if stream.type == "audio"]
+        if sounds and not any(_is_opus(stream) for stream in sounds):
+            notice = f"{self.name}: the sound is not Opus and is left out"
+            self._notices.append(notice)
+            _log.warning("%s", notice)
         await self._room.begin(info)
 
     async def send(self, frame: Frame, segmentation: Segmentation | None = None) -> None:
@@ -196,6 +205,11 @@ class RoomSink(Sink):
         self._open = False
         await self._room.encoding.aclose()
 
+    @property
+    def notices(self) -> Sequence[str]:
+        """What the user should know, a line each."""
+        return tuple(self._notices)
+
     def encoding(self) -> tuple[int, float | None]:
         """Return how many pictures an encoder was too slow for, and what the last ones took."""
         return self._room.encoding.load()
@@ -203,6 +217,10 @@ class RoomSink(Sink):
     def statistics(self) -> SinkStatistics:
         """Return the counters of this moment."""
         return SinkStatistics(self._accepted, self._written, dict(self._dropped))
+
+
+def _is_opus(stream: Any) -> bool:
+    return stream.codec_context.name in ("opus", "libopus")
 
 
 class Rooms:

@@ -5,8 +5,7 @@ WHIP is RFC 9725, WHEP draft-ietf-wish-whep.
 
 from __future__ import annotations
 
-from importlib.resources import files
-from pathlib import Path
+from collections import Counter
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from aiohttp import web
@@ -14,7 +13,6 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from streamseg.errors import StreamsegError
 from streamseg.webrtc.bodies import parse_json, read_body, read_text
-from streamseg.webrtc.choices import choose_effect, offered_effects
 from streamseg.webrtc.control import EffectName, Options
 from streamseg.webrtc.errors import SignalError
 from streamseg.webrtc.refusal import Refusal
@@ -23,9 +21,11 @@ from streamseg.webrtc.signals import MAX_CANDIDATES, MAX_SDP_BYTES, read_fragmen
 from streamseg.webrtc.uploads import MAX_UPLOAD_BYTES
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Mapping
 
+    from streamseg.webrtc.choices import Menu
     from streamseg.webrtc.connections import Connections
+    from streamseg.webrtc.page_files import PageFile
     from streamseg.webrtc.security import Guard
     from streamseg.webrtc.server_options import ServerOptions
     from streamseg.webrtc.sessions import Kind, Session, Sessions
@@ -42,16 +42,8 @@ _MAX_FRAGMENT_BYTES = 16_384
 # Of the JSON around an SDP: every line break of it takes two letters more.
 _MAX_OFFER_BYTES = MAX_SDP_BYTES + 16_384
 _UPLOADS_AT_ONCE = 8  # 5 MB of memory each
-_TYPES = {
-    ".html": "text/html",
-    ".js": "text/javascript",
-    ".css": "text/css",
-    ".svg": "image/svg+xml",
-    ".png": "image/png",
-    ".webp": "image/webp",
-    ".ico": "image/x-icon",
-    ".webmanifest": "application/manifest+json",
-}
+_UPLOADS_AT_ONCE_PER_ADDRESS = 2
+_UPLOAD_BYTES_PER_S = 16_000  # at least
 
 
 class _Offer(BaseModel):
@@ -72,6 +64,8 @@ class Routes:
         sessions: All sessions.
         connections: Makes new ones.
         uploads: Keeps backgrounds.
+        menu: The effects that may be asked for.
+        page: The files of the page by their paths.
         not_ready: Returns why no session should be sent here now, None if there is no reason.
         metrics: Returns a page for Prometheus from its ``Accept`` header; None: there is none.
     """
@@ -83,6 +77,8 @@ class Routes:
         sessions: Sessions,
         connections: Connections,
         uploads: Uploads,
+        menu: Menu,
+        page: Mapping[str, PageFile],
         *,
         not_ready: Callable[[], str | None],
         metrics: Callable[[str], Awaitable[tuple[str, bytes]]] | None,
@@ -92,16 +88,17 @@ class Routes:
         self._sessions = sessions
         self._connections = connections
         self._uploads = uploads
+        self._menu = menu
         self._not_ready = not_ready
         self._metrics = metrics
-        self._uploading = 0
-        self.page = _page_files()
+        self._uploading: Counter[str] = Counter()  # by address; bounded by _UPLOADS_AT_ONCE
+        self.page = page
 
     def add_to(self, app: web.Application) -> None:
         """Add all routes to an application."""
         router = app.router
         for path, file in self.page.items():
-            router.add_get(path, self._file(file))
+            router.add_get(path, file.answer)
         router.add_post("/offer", self.offer)
         router.add_delete("/session/{id}", self.end_call)
         router.add_post("/background", self.background)
@@ -123,25 +120,18 @@ class Routes:
 
     # -- the page ----------------------------------------------------------------------------
 
-    @staticmethod
-    def _file(path: Path) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
-        async def answer(request: web.Request) -> web.StreamResponse:
-            kind = _TYPES[path.suffix]
-            if kind.startswith("text/"):
-                kind += "; charset=utf-8"
-            return web.FileResponse(
-                path, headers={"Content-Type": kind, "Cache-Control": "no-cache"}
-            )
-
-        return answer
-
     async def config(self, request: web.Request) -> web.Response:
         """Return what the page has to know."""
         options = self._options
+        effects = {
+            name: taken
+            for name, taken in self._menu.effects.items()
+            if options.able is None or name in options.able
+        }
         return web.json_response(
             {
-                "effects": list(offered_effects()),
-                "options": offered_effects(),
+                "effects": list(effects),
+                "options": effects,
                 "effect": options.effect,
                 "may_bypass": options.may_bypass,
                 "ice_servers": [_for_browser(server) for server in options.peer.ice_servers],
@@ -167,7 +157,7 @@ class Routes:
             raise Refusal(400, "options are an effect's: name it")
         effect = None
         if offer.effect is not None:
-            effect = choose_effect(offer.effect, offer.options or {}, self._uploads)
+            effect = self._menu.choose(offer.effect, offer.options or {}, self._uploads)
         session, answer = await self._connections.call(
             offer.sdp, effect, self._guard.address(request)
         )
@@ -185,18 +175,28 @@ class Routes:
     async def background(self, request: web.Request) -> web.Response:
         """Keep a background picture and return its id."""
         self._guard.check_rate(request)
-        if self._uploading >= _UPLOADS_AT_ONCE:
+        address = self._guard.address(request)
+        # One who sends slowly must not keep everybody else out.
+        if (
+            self._uploading.total() >= _UPLOADS_AT_ONCE
+            or self._uploading[address] >= _UPLOADS_AT_ONCE_PER_ADDRESS
+        ):
             raise Refusal(
                 503, "too many uploads at once; try again later", headers={"Retry-After": "5"}
             )
-        self._uploading += 1
+        self._uploading[address] += 1
         try:
             data = await read_body(
-                request, limit=MAX_UPLOAD_BYTES, timeout_s=3 * self._options.body_timeout_s
+                request,
+                limit=MAX_UPLOAD_BYTES,
+                timeout_s=3 * self._options.body_timeout_s,
+                least_rate=_UPLOAD_BYTES_PER_S,
             )
-            name = await self._uploads.add(data, self._guard.address(request))
+            name = await self._uploads.add(data, address)
         finally:
-            self._uploading -= 1
+            self._uploading[address] -= 1
+            if not self._uploading[address]:
+                del self._uploading[address]
         return web.json_response({"id": name}, status=201)
 
     # -- WHIP and WHEP -----------------------------------------------------------------------
@@ -345,15 +345,3 @@ def _for_browser(server: Any) -> dict[str, Any]:
 
 def _quoted(text: str) -> str:
     return text.replace("\\", "\\\\").replace('"', '\\"')
-
-
-def _page_files() -> dict[str, Path]:
-    """Return path -> file for each file of the page; nothing else is ever served."""
-    folder = Path(str(files("streamseg.webrtc"))) / "page"
-    found = {
-        f"/{path.relative_to(folder).as_posix()}": path
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.suffix in _TYPES
-    }
-    index = found.get("/index.html")
-    return found if index is None else {"/": index, **found}

@@ -24,7 +24,15 @@ if TYPE_CHECKING:
 
     from streamseg.webrtc.server_options import ServerOptions
 
-__all__ = ["SECURITY_HEADERS", "Guard", "RateLimit", "Tokens", "parse_tokens", "read_tokens"]
+__all__ = [
+    "SECURITY_HEADERS",
+    "Guard",
+    "RateLimit",
+    "Tokens",
+    "network_of",
+    "parse_tokens",
+    "read_tokens",
+]
 
 SECURITY_HEADERS = {
     "Content-Security-Policy": (
@@ -45,6 +53,23 @@ _MAX_TOKEN_FILE = 1 << 16
 _CHANGING = frozenset({"POST", "PUT", "PATCH", "DELETE"})
 _LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "[::1]"})
 _KNOWN_ADDRESSES = 4096  # of a RateLimit; 1 MB
+
+
+def network_of(text: str) -> str:
+    """Return what an address is counted as: an IPv4 one itself, an IPv6 one as its /64 network.
+
+    Args:
+        text: An IP address; anything else is ``unknown``.
+    """
+    try:
+        address = ipaddress.ip_address(text.partition("%")[0].strip("[]"))
+    except ValueError:
+        return "unknown"
+    if isinstance(address, ipaddress.IPv6Address):
+        if address.ipv4_mapped is not None:
+            return str(address.ipv4_mapped)
+        return str(ipaddress.ip_network((address, 64), strict=False))
+    return str(address)
 
 
 class Tokens:
@@ -171,15 +196,7 @@ class Guard:
         if self._proxy:
             forwarded = request.headers.getall("X-Forwarded-For", [])
             text = forwarded[-1].rpartition(",")[2].strip() if forwarded else text
-        try:
-            address = ipaddress.ip_address(text.partition("%")[0].strip("[]"))
-        except ValueError:
-            return "unknown"
-        if isinstance(address, ipaddress.IPv6Address):
-            if address.ipv4_mapped is not None:
-                return str(address.ipv4_mapped)
-            return str(ipaddress.ip_network((address, 64), strict=False))
-        return str(address)
+        return network_of(text)
 
     def check_host(self, request: web.BaseRequest) -> None:
         """Refuse a name of the server that it does not have.

@@ -17,12 +17,15 @@ from aiohttp import web
 
 from streamseg.abc import Resource
 from streamseg.errors import ConfigError, StreamsegError
+from streamseg.webrtc.choices import Menu
 from streamseg.webrtc.connections import Connections
+from streamseg.webrtc.listening import Listener
+from streamseg.webrtc.page_files import read_page
 from streamseg.webrtc.peer import Peer
 from streamseg.webrtc.refusal import Refusal
 from streamseg.webrtc.rooms import Rooms
 from streamseg.webrtc.routes import OPEN_PATHS, Routes, refusal_of
-from streamseg.webrtc.security import SECURITY_HEADERS, Guard
+from streamseg.webrtc.security import SECURITY_HEADERS, Guard, network_of
 from streamseg.webrtc.sessions import Sessions
 from streamseg.webrtc.uploads import Uploads
 
@@ -34,7 +37,7 @@ if TYPE_CHECKING:
     from streamseg.abc import Source
     from streamseg.webrtc.processing import SessionFactory
     from streamseg.webrtc.server_options import ServerOptions
-    from streamseg.webrtc.sessions import PeerFactory, SessionCounts
+    from streamseg.webrtc.sessions import PeerFactory, Session, SessionCounts
 
 __all__ = ["Server"]
 
@@ -43,7 +46,6 @@ _log = logging.getLogger(__name__)
 # aiohttp tells of broken requests with their sender's address: of no logging tree, and silent.
 _SILENT = logging.Logger("aiohttp", level=logging.CRITICAL + 1)
 
-_BACKLOG = 128
 _SHUTDOWN_S = 1.0
 _LINGERING_S = 0.5  # for a body that nobody wants, so that its sender can read why
 _HEADERS_EXPOSED = "Location, ETag, Link, Accept-Patch, Retry-After"
@@ -60,6 +62,7 @@ class Server(Resource):
         metrics: Returns a page for Prometheus from its ``Accept`` header; without it there is none.
         not_ready: Returns why no session should be sent here now; None if there is no reason.
         make_peer: Makes connections; ``Peer`` with the options' ``peer`` if left out.
+        on_session_end: Called after each session has ended, whatever it was and however it ended.
     """
 
     def __init__(
@@ -70,6 +73,7 @@ class Server(Resource):
         metrics: Callable[[str], Awaitable[tuple[str, bytes]]] | None = None,
         not_ready: Callable[[], str | None] = lambda: None,
         make_peer: PeerFactory | None = None,
+        on_session_end: Callable[[], None] = lambda: None,
     ) -> None:
         self.options = options
         self._start_session = start_session
@@ -78,9 +82,10 @@ class Server(Resource):
         self._make_peer = make_peer or (lambda *, name: Peer(options.peer, name=name))
         self._guard = Guard(options)
         self._runner: web.AppRunner | None = None
-        self._listener: asyncio.Server | None = None
+        self._listener: Listener | None = None
         self._open_paths: frozenset[str] = OPEN_PATHS
         self._port = options.port
+        self._on_session_end = on_session_end
         self._closing = False
         self._uploads = Uploads(
             most=options.max_uploads, most_per_address=options.max_uploads_per_address
@@ -92,16 +97,21 @@ class Server(Resource):
             max_sessions=options.max_sessions,
             max_viewers=options.max_viewers_in_all,
             max_pending_per_address=options.max_pending_per_address,
-            on_end=lambda session: self._connections.leave(session),
+            on_end=self._session_ended,
         )
+        self._menu = Menu(options.may_bypass, options.effect)
         self._connections = Connections(
             self._sessions,
             self._rooms,
             self._uploads,
             make_peer=self._make_peer,
             start_session=start_session,
-            may_bypass=options.may_bypass,
+            menu=self._menu,
         )
+
+    def _session_ended(self, session: Session) -> None:
+        self._connections.leave(session)
+        self._on_session_end()
 
     @property
     def url(self) -> str:
@@ -154,6 +164,8 @@ class Server(Resource):
             self._sessions,
             self._connections,
             self._uploads,
+            self._menu,
+            await anyio.to_thread.run_sync(read_page),
             not_ready=self._not_ready,
             metrics=self._metrics,
         )
@@ -166,32 +178,27 @@ class Server(Resource):
             handle_signals=False,
             keepalive_timeout=options.header_timeout_s,
             lingering_time=_LINGERING_S,
+            auto_decompress=False,  # a body is as large as it came: see bodies.py
             shutdown_timeout=_SHUTDOWN_S,
         )
         await self._runner.setup()
-        try:
-            self._listener = await asyncio.get_running_loop().create_server(
-                self._make_protocol,
-                options.host.strip("[]"),
-                options.port,
-                ssl=context,
-                ssl_handshake_timeout=options.header_timeout_s if context is not None else None,
-                backlog=_BACKLOG,
-            )
-        except OSError as exc:
-            raise ConfigError(
-                f"cannot listen on {options.host}:{options.port}: "
-                f"{(exc.strerror or str(exc)).lower()}; name another --host or --port, port 0 takes "
-                "a free one"
-            ) from exc
-        self._port = self._listener.sockets[0].getsockname()[1]
-
-    def _make_protocol(self) -> asyncio.Protocol:
-        """Return what serves a new connection."""
-        server = self._runner.server if self._runner is not None else None
-        if server is None or len(server.connections) >= self.options.max_connections:
-            return _Hangup()
-        return server()
+        server = self._runner.server
+        assert server is not None
+        # Behind a proxy all connections are the proxy's.
+        cap = None if options.behind_proxy else options.max_connections_per_address
+        self._listener = Listener(
+            server,
+            options.host.strip("[]"),
+            options.port,
+            context=context,
+            most=options.max_connections,
+            most_per_address=cap,
+            address_of=network_of,
+            handshake_s=options.header_timeout_s,
+            write_s=options.write_timeout_s,
+        )
+        await self._listener.__aenter__()
+        self._port = self._listener.port
 
     def _make_context(self) -> ssl.SSLContext:
         cert, key = self.options.tls_cert, self.options.tls_key
@@ -214,11 +221,13 @@ class Server(Resource):
         with anyio.CancelScope(shield=True):
             listener, self._listener = self._listener, None
             if listener is not None:
-                listener.close()
+                listener.stop()
             await self._sessions.aclose()
             runner, self._runner = self._runner, None
             if runner is not None:
                 await runner.cleanup()
+            if listener is not None:
+                await listener.aclose()
             await self._uploads.aclose()
 
     def _not_ready(self) -> str | None:
@@ -266,14 +275,6 @@ class Server(Resource):
         if origin is not None and self._guard.is_friend(origin):
             response.headers["Access-Control-Allow-Origin"] = origin
             response.headers["Access-Control-Expose-Headers"] = _HEADERS_EXPOSED
-
-
-class _Hangup(asyncio.Protocol):
-    """Ends a connection that is one too many."""
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        transport.abort()
 
 
 def _preflight() -> web.Response:

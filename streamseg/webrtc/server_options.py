@@ -46,14 +46,18 @@ class ServerOptions:
         max_viewers_in_all: Viewers of all rooms at once.
         max_pending_per_address: Connections of one address that are not standing yet.
         offers_per_minute: Offers and uploads that one address may make; half of it at once.
-        max_connections: TCP connections at once.
+        max_connections: TCP connections at once, TLS handshakes included.
+        max_connections_per_address: Likewise of one address; not counted behind a proxy.
         header_timeout_s: How long a connection may stay without a whole request, in seconds.
         body_timeout_s: How long a request's body may take, in seconds.
+        write_timeout_s: How long a client may leave what it is sent unread, in seconds.
         max_uploads: Background pictures that are kept for all together.
         max_uploads_per_address: Likewise for one address; a newer one replaces the oldest.
-        may_bypass: Whether senders may look at their own picture without the effect.
+        may_bypass: Whether users may see their room: without an effect, or with one that leaves it
+            as it is; see ``Menu``.
         effect: What a call begins with, for the page to show: ``{"name": ..., "options": {...}}``,
             without anything that is a file of this machine.
+        able: The effects that the model can be used for, for the page to offer; None: all.
         peer: How connections are made.
 
     Raises:
@@ -73,12 +77,15 @@ class ServerOptions:
     max_pending_per_address: int = 4
     offers_per_minute: int = 120
     max_connections: int = 512
+    max_connections_per_address: int = 128
     header_timeout_s: float = 15.0
     body_timeout_s: float = 10.0
+    write_timeout_s: float = 30.0
     max_uploads: int = 128
     max_uploads_per_address: int = 4
     may_bypass: bool = True
     effect: Mapping[str, Any] | None = None
+    able: tuple[str, ...] | None = None
     peer: PeerOptions = field(default_factory=PeerOptions)
 
     def __post_init__(self) -> None:
@@ -100,12 +107,13 @@ class ServerOptions:
             "max_pending_per_address",
             "offers_per_minute",
             "max_connections",
+            "max_connections_per_address",
             "max_uploads",
             "max_uploads_per_address",
         ):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}, expected at least 1")
-        for name in ("header_timeout_s", "body_timeout_s"):
+        for name in ("header_timeout_s", "body_timeout_s", "write_timeout_s"):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"{name} is {getattr(self, name)}, expected more than 0")
         for origin in self.origins:

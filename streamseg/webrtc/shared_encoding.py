@@ -39,8 +39,8 @@ class EncodingCounts:
         encoded: Pictures that they encoded, each counted once an encoder.
         keyframes: How many of those were keyframes.
         dropped: Pictures that were not encoded, or did not reach a viewer, by cause:
-            ``superseded`` and ``failed`` at an encoder, ``viewer busy`` and ``no keyframe`` at a
-            viewer.
+            ``superseded``, ``failed`` and ``encoder over bitrate`` at an encoder, ``viewer busy``
+            and ``no keyframe`` at a viewer.
     """
 
     encoders: int = 0
@@ -198,7 +198,11 @@ class SharedEncoding:
 
 
 def _counts(layer: Layer, *, encoders: int) -> EncodingCounts:
-    lost = {"superseded": layer.superseded, "failed": layer.failed}
+    lost = {
+        "superseded": layer.superseded,
+        "failed": layer.failed,
+        "encoder over bitrate": layer.left_out,
+    }
     return EncodingCounts(
         encoders,
         layer.encoded,

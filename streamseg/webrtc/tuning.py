@@ -24,19 +24,22 @@ from aiortc.rtcdtlstransport import RTCCertificate
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
 from OpenSSL import SSL
 
-from streamseg.webrtc.tuning_decoding import AudioInlet, TunedReceiver, VideoInlet
 from streamseg.webrtc.tuning_encoding import Rates
 from streamseg.webrtc.tuning_gathering import Gathering
 from streamseg.webrtc.tuning_private import check_version, private_name, replace_private
+from streamseg.webrtc.tuning_receiving import BoundedRouter, TunedReceiver
+from streamseg.webrtc.tuning_sctp import BoundedSctp
 from streamseg.webrtc.tuning_sending import TunedSender
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
+    from collections.abc import Callable, Coroutine, Iterable
 
     from aioice import Connection
+    from aiortc import RTCDtlsTransport
     from aiortc.mediastreams import MediaStreamTrack
 
     from streamseg.webrtc.peer_options import PeerOptions
+    from streamseg.webrtc.tuning_decoding import AudioInlet, VideoInlet
 
 __all__ = ["TunedConnection", "tune"]
 
@@ -55,6 +58,7 @@ _CURVES = ("secp256r1", "secp384r1", "secp521r1")
 
 _HALT_S = 0.7
 _PART_S = 0.7  # for each part of closing
+_CANCEL_S = 0.2
 
 
 async def _guarded(closing: Coroutine[Any, Any, None]) -> None:
@@ -63,6 +67,15 @@ async def _guarded(closing: Coroutine[Any, Any, None]) -> None:
         await asyncio.wait_for(closing, _PART_S)
     except Exception:
         _logger.debug("a part of a connection could not be closed", exc_info=True)
+
+
+async def _cancelled(tasks: Iterable[asyncio.Future[Any]]) -> None:
+    """Cancel what still runs, and wait for it, but not for ever."""
+    running = {task for task in tasks if not task.done()}
+    for task in running:
+        task.cancel()
+    if running:
+        await asyncio.wait(running, timeout=_CANCEL_S)
 
 
 class _Quiet(logging.Filter):
@@ -168,6 +181,15 @@ class TunedConnection(RTCPeerConnection):
         """What was wrong with STUN and TURN servers, a line each, without credentials."""
         return self._gathering.failures
 
+    @property
+    def transports(self) -> set[RTCDtlsTransport]:
+        """What is sent and received over."""
+        transports = {receiver.transport for receiver in self.getReceivers()}
+        if self.sctp is not None:
+            transports.add(self.sctp.transport)
+        transports.discard(None)  # of a section that was refused half-way
+        return transports
+
     async def close(self) -> None:
         """Close it, within two seconds; nothing is left running or open, whatever goes wrong."""
         if self._closing is None:
@@ -175,27 +197,26 @@ class TunedConnection(RTCPeerConnection):
         await asyncio.shield(self._closing)
 
     async def _close_all(self) -> None:
-        receivers = self.getReceivers()
-        transports = {receiver.transport for receiver in receivers}
-        if self.sctp is not None:
-            transports.add(self.sctp.transport)
-        transports.discard(None)  # of a section that was refused half-way
-        for receiver in receivers:
+        transports = self.transports
+        parts: list[TunedReceiver | TunedSender] = []
+        for transceiver in self.getTransceivers():
+            receiver, sender = transceiver.receiver, transceiver.sender
             assert isinstance(receiver, TunedReceiver)
+            assert isinstance(sender, TunedSender)
+            parts += [receiver, sender]
             await receiver.halt(_HALT_S)
         await _guarded(super().close())
         # What follows does nothing where the closing above went well.
+        await _cancelled(task for part in parts for task in part.tasks)
+        if self.sctp is not None:
+            await _guarded(self.sctp.stop())
         for transport in transports:
             await _guarded(transport.stop())
             await _guarded(transport.transport.stop())
             for protocol in getattr(transport.transport._connection, "_protocols", ()):
                 protocol.transport.close()
         await _guarded(self._gathering.close())
-        connecting = set(self._connecting)
-        for task in connecting:
-            task.cancel()
-        if connecting:
-            await asyncio.wait(connecting, timeout=0.2)
+        await _cancelled(self._connecting)
         for transport in transports:
             # aioice begins with these checks even if it was closed just before, and never ends.
             checks = transport.transport._connection._query_consent_task
@@ -223,6 +244,21 @@ class TunedConnection(RTCPeerConnection):
             self._failed(exc)
         finally:
             self._connecting.discard(task)
+
+    def _RTCPeerConnection__createDtlsTransport(self) -> RTCDtlsTransport:
+        create = getattr(super(), private_name(RTCPeerConnection, "createDtlsTransport"))
+        transport: RTCDtlsTransport = create()
+        transport._rtp_router = BoundedRouter()
+        return transport
+
+    def _RTCPeerConnection__createSctpTransport(self) -> None:
+        getattr(super(), private_name(RTCPeerConnection, "createSctpTransport"))()
+        stock = self.sctp
+        assert stock is not None
+        sctp = BoundedSctp(stock.transport)
+        sctp._bundled, sctp.mid = stock._bundled, stock.mid
+        sctp.on("datachannel", lambda channel: self.emit("datachannel", channel))
+        replace_private(self, RTCPeerConnection, "sctp", sctp)
 
     def _RTCPeerConnection__createTransceiver(
         self, direction: str, kind: str, sender_track: MediaStreamTrack | None = None

@@ -1,8 +1,7 @@
-"""The receiving side of aiortc: decoding that keeps up or lets go, sound that is not decoded."""
+"""Decoding that keeps up or lets go, and sound that is not decoded."""
 
 from __future__ import annotations
 
-import asyncio
 import threading
 import time
 from collections import Counter, deque
@@ -11,29 +10,19 @@ from typing import TYPE_CHECKING, Any
 import av
 import av.error
 from aiortc.mediastreams import VIDEO_TIME_BASE
-from aiortc.rtcrtpreceiver import RTCRtpReceiver
-
-from streamseg.webrtc.tuning_packets import IncomingFrame, PacketBuffer, RepeatedNack
-from streamseg.webrtc.tuning_private import private_name, replace_private
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from aiortc.rtcdtlstransport import RTCDtlsTransport
+    from streamseg.webrtc.tuning_packets import IncomingFrame
 
-__all__ = ["AudioInlet", "TunedReceiver", "VideoInlet", "is_keyframe"]
+__all__ = ["AudioInlet", "Inlet", "VideoInlet", "is_keyframe"]
 
-_VIDEO_PATIENCE_S = 0.3  # a lost packet asked for twice, over half the world
-_AUDIO_PATIENCE_S = 0.06
 _BACKLOG = 30  # encoded frames before the decoder: a second, 300 kB at 2.5 Mbit/s
 _ASK_KEYFRAME_S = 0.5
-
-
-class _AsItIs:
-    """Takes the place of aiortc's mapping of time stamps, which a step back throws off by 13 h."""
-
-    def map(self, timestamp: int) -> int:
-        return timestamp
+# Pictures of the largest size allowed that are decoded a second: 60, and what clocks differ by.
+_LARGEST_PER_S = 72
+_LEAST = 4  # any picture counts as a quarter of the largest: there is work besides its pixels
 
 
 class _Unwrapped:
@@ -112,6 +101,38 @@ class Inlet:
         """Called with the lock held, when this many frames are let go."""
 
 
+class Allowance:
+    """How many pixels may be decoded: so many a second, a second's worth at once.
+
+    Where it is used up there is a pause until half a second's worth is there again: pictures depend
+    on the ones before them, and each time that some are left out costs a keyframe.
+
+    Args:
+        max_pixels: Of the largest picture.
+        clock: Seconds that only grow.
+    """
+
+    def __init__(self, max_pixels: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self._least = max_pixels // _LEAST
+        self._per_s = float(_LARGEST_PER_S * max_pixels)
+        self._clock = clock
+        self._left, self._left_s = self._per_s, clock()
+        self._paused = False
+
+    def spend(self, pixels: int) -> None:
+        """Note that a picture was decoded."""
+        self._left -= max(pixels, self._least)
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether nothing may be decoded now."""
+        now = self._clock()
+        self._left = min(self._per_s, self._left + (now - self._left_s) * self._per_s)
+        self._left_s = now
+        self._paused = self._left < (0.5 * self._per_s if self._paused else 0)
+        return self._paused
+
+
 class VideoInlet(Inlet):
     """Decodes in the receiver's thread.
 
@@ -119,6 +140,7 @@ class VideoInlet(Inlet):
         deliver: Called in that thread with each picture and the time its last packet came.
         refuse: Called in that thread, once, if a picture is larger than allowed; then it stops.
         max_pixels: What is allowed.
+        clock: Seconds that only grow.
 
     Attributes:
         ask: Set to have the receiver ask for a keyframe; aiortc clears it.
@@ -131,6 +153,8 @@ class VideoInlet(Inlet):
         deliver: Callable[[av.VideoFrame, float], None],
         refuse: Callable[[str], None],
         max_pixels: int,
+        *,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         super().__init__()
         self.ask = threading.Event()
@@ -139,6 +163,7 @@ class VideoInlet(Inlet):
         self._deliver = deliver
         self._refuse = refuse
         self._max_pixels = max_pixels
+        self._allowance = Allowance(max_pixels, clock)
         self._decoder: av.VideoCodecContext | None = None
         self._codec = ""
         self._waiting = True  # for a keyframe; what comes before it cannot be shown
@@ -159,6 +184,10 @@ class VideoInlet(Inlet):
     def _take(self, codec: str, frame: IncomingFrame) -> None:
         pts = self._clock.map(frame.timestamp)
         self._waiting |= frame.after_loss or codec != self._codec
+        if self._allowance.exhausted:
+            self.dropped["too many pixels"] += 1
+            self._waiting = True
+            return
         if self._waiting:
             if not is_keyframe(codec, frame.data):
                 self.dropped["no keyframe"] += 1
@@ -182,6 +211,7 @@ class VideoInlet(Inlet):
                 return
             picture.time_base = VIDEO_TIME_BASE
             self.decoded += 1
+            self._allowance.spend(picture.width * picture.height)
             self._deliver(picture, frame.arrived_s)
 
     def _decoder_for(self, codec: str) -> av.VideoCodecContext:
@@ -239,46 +269,6 @@ class AudioInlet(Inlet):
 
     def _take(self, codec: str, frame: IncomingFrame) -> None:
         raise AssertionError("nothing is queued")
-
-
-class TunedReceiver(RTCRtpReceiver):
-    """A receiver with our own packet buffer and decoding.
-
-    Attributes:
-        inlet: Where its encoded frames go.
-        packets: The buffer; knows when the last packet came.
-    """
-
-    def __init__(self, kind: str, transport: RTCDtlsTransport, inlet: Inlet) -> None:
-        super().__init__(kind, transport)
-        self.inlet = inlet
-        if isinstance(inlet, VideoInlet):
-            nack = RepeatedNack()
-            self.packets = PacketBuffer(patience_s=_VIDEO_PATIENCE_S, skipped=nack.forget)
-            replace_private(self, RTCRtpReceiver, "nack_generator", nack)
-            replace_private(self, RTCRtpReceiver, "decoder_error", inlet.ask)
-        else:
-            self.packets = PacketBuffer(patience_s=_AUDIO_PATIENCE_S, each=True)
-        replace_private(self, RTCRtpReceiver, "jitter_buffer", self.packets)
-        replace_private(self, RTCRtpReceiver, "decoder_queue", inlet)
-        replace_private(self, RTCRtpReceiver, "timestamp_mapper", _AsItIs())
-
-    async def halt(self, timeout_s: float) -> None:
-        """End the decoder's thread and wait for it, but not for ever."""
-        self.inlet.stop()
-        thread: threading.Thread | None = getattr(
-            self, private_name(RTCRtpReceiver, "decoder_thread")
-        )
-        if thread is None:
-            return
-        until_s = time.monotonic() + timeout_s
-        # The thread has no way to set an event of the loop's after its last word.
-        while thread.is_alive() and time.monotonic() < until_s:  # noqa: ASYNC110
-            await asyncio.sleep(0.002)
-
-    # aiortc calls this by its name from inside, and would wait here for the thread, on the loop.
-    def _RTCRtpReceiver__stop_decoder(self) -> None:
-        self.inlet.stop()
 
 
 def is_keyframe(codec: str, data: bytes) -> bool:

@@ -105,6 +105,8 @@ class _Video(Encoder):
         on_bitrate: Called on the loop with what the receiver says it can take, within the limits.
         on_keyframe: Called on the loop when the receiver asks for a keyframe.
         frames: Pictures sent.
+        left_out: Pictures that were not, to stay within the bitrate.
+        failed: Pictures that could not be encoded.
         encode_ms: What the last ones took, smoothed; None before the first.
         size: Of the newest.
         keyframes: How many of the pictures were complete in themselves.
@@ -116,6 +118,8 @@ class _Video(Encoder):
     def __init__(self, rates: Rates, *, clock: Callable[[], float] = time.monotonic) -> None:
         super().__init__()
         self.frames = 0
+        self.left_out = 0
+        self.failed = 0
         self.keyframes = 0
         self.encode_ms: float | None = None
         self.size: tuple[int, int] | None = None
@@ -181,12 +185,18 @@ class _Video(Encoder):
         self._context = None
 
     def pack(self, packet: Any) -> tuple[list[bytes], int]:
-        """Return the payloads of an `EncodedPicture`, and its time stamp for this receiver."""
+        """Return the payloads of an `EncodedPicture`, and its time stamp for this receiver.
+
+        There are none where the encoder left the picture out.
+        """
         assert isinstance(packet, EncodedPicture)
-        self.frames += 1
         self.size = packet.size
-        payloads = list(packet.payloads) or (self._payloads(packet.data) if packet.data else [])
-        return payloads, self._sent.map(packet.pts)
+        pts = self._sent.map(packet.pts)
+        if not packet.data:
+            self.left_out += 1
+            return [], pts
+        self.frames += 1
+        return list(packet.payloads) or self._payloads(packet.data), pts
 
     def _prepared(self, frame: Any) -> av.VideoFrame:
         """Return the picture as 4:2:0 of even size and limited range, as every receiver takes it."""

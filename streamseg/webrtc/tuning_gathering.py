@@ -7,16 +7,19 @@ are configured are asked at once: one that is dead costs nothing as long as anot
 from __future__ import annotations
 
 import asyncio
+import functools
 import ipaddress
 import logging
 import socket
+import ssl
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from aioice import stun, turn
 from aioice.candidate import Candidate, candidate_foundation, candidate_priority
-from aioice.ice import StunProtocol, server_reflexive_candidate
+from aioice.ice import StunProtocol
 
+from streamseg.webrtc.tuning_names import Names
 from streamseg.webrtc.tuning_private import private_name
 
 if TYPE_CHECKING:
@@ -27,10 +30,11 @@ if TYPE_CHECKING:
     from streamseg.webrtc.ice_urls import IceUrl
     from streamseg.webrtc.peer_options import IceServer
 
-__all__ = ["Gathering", "address_towards"]
+__all__ = ["Gathering", "address_towards", "server_context"]
 
 _log = logging.getLogger(__name__)
 
+_NAMES = Names()  # of the process: all connections ask the same servers
 _PATIENCE_S = 2.0  # a question, its repetition after 0.5 s, and both again with credentials
 _GRACE_S = 0.25  # for further servers, when one has answered
 _CLOSE_S = 0.2
@@ -63,6 +67,37 @@ def address_towards(asker: str) -> str | None:
     if address.is_loopback:
         return _LOOPBACK
     return None if address.is_link_local or address.is_unspecified else str(address)
+
+
+class _NamedContext(ssl.SSLContext):
+    """Checks a server's certificate for its name, though it is called by its address."""
+
+    name: str
+
+    def wrap_bio(self, *args: Any, **options: Any) -> ssl.SSLObject:
+        return super().wrap_bio(*args, **{**options, "server_hostname": self.name})
+
+
+def _guard(protocol: StunProtocol) -> None:
+    """Let go what cannot be read: anybody can send it, and a traceback each would be logged."""
+    received = protocol.datagram_received
+
+    def receive(data: bytes | str, address: tuple[Any, ...]) -> None:
+        try:
+            received(data, address)
+        except Exception as exc:  # aioice checks few of the lengths in it
+            _log.debug("a datagram could not be read: %s", type(exc).__name__)
+
+    protocol.datagram_received = receive  # type: ignore[method-assign,assignment]
+
+
+@functools.cache  # bounded by the configured servers
+def server_context(name: str) -> ssl.SSLContext:
+    """Return what checks that a server has a certificate for this name."""
+    context = _NamedContext(ssl.PROTOCOL_TLS_CLIENT)  # wants a certificate, and looks at the name
+    context.load_default_certs()
+    context.name = name
+    return context
 
 
 class Gathering:
@@ -107,6 +142,8 @@ class Gathering:
     ) -> list[Candidate]:
         ordered = list(dict.fromkeys([self._near, *addresses] if self._near else addresses))
         candidates = await own(component=component, addresses=ordered)
+        for protocol in connection._protocols:
+            _guard(protocol)
         hosts = [protocol for protocol in connection._protocols if self._is_host(protocol)]
         questions: list[tuple[bool, str, Coroutine[Any, Any, Candidate]]] = [
             (False, str(url), self._reflexive(protocol, url))
@@ -185,20 +222,53 @@ class Gathering:
 
     @staticmethod
     async def _reflexive(protocol: StunProtocol, url: IceUrl) -> Candidate:
-        candidate, _ = await server_reflexive_candidate(protocol, (url.host, url.port))
-        return candidate
+        addresses = await _NAMES.addresses(url.host)
+        own = [each for each in addresses if ipaddress.ip_address(each).version == 4]
+        if not own:
+            raise socket.gaierror(socket.EAI_ADDRFAMILY, "it has no IPv4 address")
+        question = stun.Message(
+            message_method=stun.Method.BINDING, message_class=stun.Class.REQUEST
+        )
+        answer, _ = await protocol.request(question, (own[0], url.port))
+        host, port = answer.attributes["XOR-MAPPED-ADDRESS"]
+        base = protocol.local_candidate
+        return Candidate(
+            foundation=candidate_foundation("srflx", "udp", base.host),
+            component=base.component,
+            transport=base.transport,
+            priority=candidate_priority(base.component, "srflx"),
+            host=host,
+            port=port,
+            type="srflx",
+            related_address=base.host,
+            related_port=base.port,
+        )
+
+    @staticmethod
+    async def _connect(
+        connection: Connection, url: IceUrl, server: IceServer
+    ) -> tuple[turn.TurnTransport, StunProtocol]:
+        addresses = await _NAMES.addresses(url.host)
+        for place, address in enumerate(addresses):
+            try:
+                return await turn.create_turn_endpoint(
+                    lambda: StunProtocol(connection),
+                    server_addr=(address, url.port),
+                    username=server.username,
+                    password=server.credential,
+                    ssl=server_context(url.host) if url.tls else None,
+                    transport=url.transport,
+                )
+            except OSError:
+                if place == len(addresses) - 1:
+                    raise
+        raise AssertionError("a name has an address")
 
     async def _relayed(
         self, connection: Connection, component: int, place: int, url: IceUrl, server: IceServer
     ) -> Candidate:
-        transport, protocol = await turn.create_turn_endpoint(
-            lambda: StunProtocol(connection),
-            server_addr=(url.host, url.port),
-            username=server.username,
-            password=server.credential,
-            ssl=url.tls or None,
-            transport=url.transport,
-        )
+        transport, protocol = await self._connect(connection, url, server)
+        _guard(protocol)
         self._relays.append(transport)
         host, port = transport.get_extra_info("sockname")
         mapped_host, mapped_port = transport.get_extra_info("related_address")

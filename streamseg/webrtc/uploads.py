@@ -7,6 +7,7 @@ unguessable; a picture can be used by whoever knows its name.
 
 from __future__ import annotations
 
+import asyncio
 import io
 import secrets
 import tempfile
@@ -31,7 +32,12 @@ MAX_UPLOAD_BYTES = 5_000_000
 MAX_PIXELS = 20_000_000
 _LONGEST_SIDE = 1920  # what is kept; larger than any picture that is sent back
 _DECODE_S = 10.0
-_AT_ONCE = 2  # pictures decoded at once: 60 MB each at the most
+_CLOSE_S = 1.0
+_AT_ONCE = 2  # pictures decoded at once: 200 MB each at the most
+# Progressive JPEGs have about ten scans. One of 34 bytes can take 2 ms, and 5 MB of them minutes. In
+# 5 MB of anything else there are about 80 such marks by chance.
+_MAX_SCANS = 200
+_SCAN = b"\xff\xda"
 _SIGNATURES = (
     (b"\x89PNG\r\n\x1a\n", 0, "png_pipe", "png"),
     (b"\xff\xd8\xff", 0, "jpeg_pipe", "mjpeg"),
@@ -59,7 +65,9 @@ class Uploads(Resource):
         self._kept: OrderedDict[str, _Upload] = OrderedDict()  # bounded by `most`
         self._folder: tempfile.TemporaryDirectory[str] | None = None
         self._coming = 0
-        self._at_once = anyio.Semaphore(_AT_ONCE)
+        # Each is a thread that cannot be stopped: it keeps its place until it has ended.
+        self._decoding: set[asyncio.Task[bytes]] = set()  # bounded by _AT_ONCE
+        self._places = anyio.Semaphore(_AT_ONCE)
 
     def __len__(self) -> int:
         return len(self._kept)
@@ -115,12 +123,22 @@ class Uploads(Resource):
         return name
 
     async def _decode(self, data: bytes, kind: tuple[str, str]) -> bytes:
-        async with self._at_once:
-            with anyio.move_on_after(_DECODE_S):
-                return await anyio.to_thread.run_sync(
-                    normalise_picture, data, kind, abandon_on_cancel=True
-                )
+        with anyio.move_on_after(_DECODE_S) as waiting:
+            await self._places.acquire()
+        if waiting.cancelled_caught:
+            raise _busy("other pictures are being decoded", 10)
+        with anyio.move_on_after(_DECODE_S):
+            decoding = asyncio.create_task(anyio.to_thread.run_sync(normalise_picture, data, kind))
+            self._decoding.add(decoding)
+            decoding.add_done_callback(self._decoded)
+            return await asyncio.shield(decoding)
         raise Refusal(422, f"decoding the picture took more than {_DECODE_S:g} s")
+
+    def _decoded(self, decoding: asyncio.Task[bytes]) -> None:
+        self._decoding.discard(decoding)
+        self._places.release()
+        if not decoding.cancelled():
+            decoding.exception()  # nobody may wait for it any more
 
     async def _remove(self, name: str) -> None:
         # Effects that show it have it in memory.
@@ -128,11 +146,13 @@ class Uploads(Resource):
         await anyio.to_thread.run_sync(lambda: upload.path.unlink(missing_ok=True))
 
     async def aclose(self) -> None:
-        """Remove the folder."""
+        """Remove the folder; wait a moment for what is being decoded."""
         self._kept.clear()
         folder, self._folder = self._folder, None
-        if folder is not None:
-            with anyio.CancelScope(shield=True):
+        with anyio.CancelScope(shield=True):
+            if self._decoding:
+                await asyncio.wait(tuple(self._decoding), timeout=_CLOSE_S)
+            if folder is not None:
                 await anyio.to_thread.run_sync(folder.cleanup)
 
 
@@ -141,11 +161,11 @@ def _make_folder() -> tempfile.TemporaryDirectory[str]:
 
 
 def _full() -> Refusal:
-    return Refusal(
-        503,
-        "as many backgrounds are kept as there is room for; try again later",
-        headers={"Retry-After": "60"},
-    )
+    return _busy("as many backgrounds are kept as there is room for", 60)
+
+
+def _busy(reason: str, retry_s: int) -> Refusal:
+    return Refusal(503, f"{reason}; try again later", headers={"Retry-After": str(retry_s)})
 
 
 def sniff(data: bytes) -> tuple[str, str]:
@@ -170,9 +190,11 @@ def normalise_picture(data: bytes, kind: tuple[str, str]) -> bytes:
         kind: As ``sniff`` says.
 
     Raises:
-        Refusal: 422 if it cannot be decoded or has too many pixels.
+        Refusal: 422 if it cannot be decoded, has too many pixels, or would take long.
     """
     demuxer, decoder = kind
+    if decoder == "mjpeg" and data.count(_SCAN) > _MAX_SCANS:
+        raise Refusal(422, f"the picture has more than {_MAX_SCANS} scans: save it in another way")
     # Not av.open: no probing, no protocol, no other file, whatever the content says.
     try:
         context: Any = av.CodecContext.create(decoder, "r")

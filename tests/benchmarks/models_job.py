@@ -20,9 +20,10 @@ engine, graph, threads, seconds = sys.argv[1], sys.argv[2], int(sys.argv[3]), fl
 
 
 def executorch() -> Callable[[], Any]:
-    from streamseg.runtime import child
+    from streamseg.runtime.child import _import_bare
+    from streamseg.runtime.program import Program
 
-    model = child._Model(child._import_bare(), graph, "forward", threads, threads)
+    model = Program(_import_bare(), graph, "forward", threads, threads)
     assert model.describe()["threads"] == threads
     return lambda: model._module.forward((model._tensor,), clone_outputs=False)
 

@@ -2,8 +2,7 @@
 
 import os
 import random
-import warnings
-from collections.abc import Iterator
+import re
 from pathlib import Path
 
 import cv2
@@ -11,23 +10,23 @@ import numpy as np
 import pytest
 import torch
 
-from streamseg.convert import (
-    ExportReport,
-    TFLiteGraph,
-    export_module,
-    export_tflite,
-    load_tflite,
-    to_module,
-)
+from streamseg.convert import TFLiteGraph, export_module, load_tflite, to_module
+from streamseg.convert._lowering import Program
 from streamseg.errors import ModelError
+from streamseg.models.card import Model, load_card
+from tests.support.command import Command, one_line
+from tests.support.made_once import converted_once
+from tests.support.tflite_graphs import Graph
 
 pytestmark = [
     pytest.mark.integration,
     # The export stack of ExecuTorch warns about itself in many ways, none of them ours.
     pytest.mark.filterwarnings("ignore"),
+    pytest.mark.timeout(300),  # a test that needs the program may have to wait for it
 ]
 
 DEEPLAB = "weights/deeplabv3_257_voc21.tflite"
+SELFIE = Path(__file__).parents[1] / "golden" / "selfie"
 QUANTISED = "weights/deeplabv3_mnv2_513_voc21_quant.tflite"
 
 
@@ -40,10 +39,8 @@ def assets() -> Path:
 
 
 @pytest.fixture(scope="module")
-def deeplab(assets: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ExportReport]:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield export_tflite(assets / DEEPLAB, tmp_path_factory.mktemp("deeplab") / "deeplab.pte")
+def deeplab(assets: Path) -> Model:
+    return converted_once(assets / DEEPLAB)
 
 
 @pytest.fixture(scope="module")
@@ -82,16 +79,82 @@ def test_rebuilt_deeplab_finds_the_golden_mask(
 
 
 def test_exported_deeplab_finds_the_golden_mask(
-    deeplab: ExportReport, picture: torch.Tensor, golden_classes: np.ndarray
+    deeplab: Model, picture: torch.Tensor, golden_classes: np.ndarray
 ) -> None:
-    from executorch.extension.pybindings._C import _load_for_executorch
-
-    scores = _load_for_executorch(str(deeplab.path)).forward([picture])[0]
+    scores = Program(str(deeplab.path))(picture)[0]
+    assert scores.shape == (1, 21, 257, 257)
     assert agreement(scores, golden_classes) >= 0.99
-    assert deeplab.input_shape == (1, 3, 257, 257)
-    assert deeplab.output_shape == (1, 21, 257, 257)
-    assert deeplab.max_abs_difference < 1e-3
-    assert list(deeplab.path.parent.iterdir()) == [deeplab.path]
+    told = re.fullmatch(
+        r"the PyTorch module, on noise, a ramp and portrait\.jpg \(comes with streamseg\): "
+        r"largest difference (\S+), IoU 1\.0000, 100\.00% of the pixels equal",
+        deeplab.card.verified_with,
+    )
+    assert told is not None
+    assert float(told[1]) < 1e-3
+    files = {path for path in deeplab.path.parent.iterdir() if not path.name.startswith(".")}
+    assert files == {deeplab.path, deeplab.path.with_suffix(".toml")}
+
+
+@pytest.fixture
+def various(tmp_path: Path) -> Path:
+    """A file with operators that XNNPACK has not, or not like this."""
+    graph, rng = Graph(), np.random.default_rng(3)
+
+    def floats(*shape: int) -> int:
+        return graph.constant(rng.standard_normal(shape).astype(np.float32))
+
+    def ints(*values: int) -> int:
+        return graph.constant(np.array(values, np.int32))
+
+    def add(name: str, inputs: list[int], *shape: int, options: object = ()) -> int:
+        out = graph.value(*shape)
+        graph.add(name, inputs, out, options)
+        return out
+
+    image = graph.value(1, 12, 16, 3)
+    last = add("MIRROR_PAD", [image, ints(0, 0, 2, 2, 2, 2, 0, 0)], 1, 16, 20, 3)
+    last = add("SPACE_TO_BATCH_ND", [last, ints(2, 2), ints(0, 0, 0, 0)], 4, 8, 10, 3)
+    pool = [(0, "b", 0), (1, "i", 2), (2, "i", 2), (3, "i", 3), (4, "i", 3), (5, "b", 0)]
+    last = add("MAX_POOL_2D", [last], 4, 4, 5, 3, options=pool)
+    last = add("BATCH_TO_SPACE_ND", [last, ints(2, 2), ints(0, 0, 0, 0)], 1, 8, 10, 3)
+    sizes = [(0, "b", 0), (1, "i", 2), (2, "i", 2), (3, "b", 0)]
+    inputs = [ints(1, 16, 20, 4), floats(4, 3, 3, 3), last]
+    last = add("TRANSPOSE_CONV", inputs, 1, 16, 20, 4, options=sizes)
+    last = add("PRELU", [last, floats(1, 1, 4)], 1, 16, 20, 4)
+    left, right = graph.value(1, 16, 20, 2), graph.value(1, 16, 20, 2)
+    graph.add("SPLIT", [ints(3), last], [left, right], [(0, "i", 2)])
+    last = add("MAXIMUM", [left, right], 1, 16, 20, 2)
+    last = add("RESIZE_NEAREST_NEIGHBOR", [last, ints(12, 16)], 1, 12, 16, 2)
+    last = add("TILE", [last, ints(1, 1, 1, 2)], 1, 12, 16, 4)
+    last = add("ADD", [last, floats(4)], 1, 12, 16, 4, options=[(0, "b", 0)])
+    add("SOFTMAX", [last], 1, 12, 16, 4, options=[(0, "f", 1.0)])
+    path = tmp_path / "various.tflite"
+    path.write_bytes(graph.to_bytes())
+    return path
+
+
+def test_operators_that_xnnpack_has_not_are_left_to_others(
+    various: Path, streamseg: Command
+) -> None:
+    pictures = ("--picture", SELFIE / "nobody.jpg")
+    given = ("export", "tflite", various, "-o", various.with_suffix(".pte"), *pictures)
+    result = streamseg(*given, "--json")
+    assert result.code == 0, result.err
+    report = result.json
+    assert report["compared_with"] == "noise, a ramp and nobody.jpg"
+    assert report["agreement"] == {"share": 1.0, "iou": 1.0, "pictures": 1}
+    assert {"aten.index_select.default", "aten.repeat.default"} <= set(report["outside"])
+    card = load_card(various.with_suffix(".toml"))
+    assert (card.output, card.input_size) == ("probability", (12, 16))
+
+
+def test_a_quantised_file_does_not_become_int8_again(
+    assets: Path, tmp_path: Path, streamseg: Command
+) -> None:
+    given = ("export", "tflite", assets / QUANTISED, "-o", tmp_path / "m.pte")
+    result = streamseg(*given, "--int8", "--calibrate", SELFIE / "nobody.jpg")
+    one_line(result, 2, "is quantised already", "without int8")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_rebuilt_deeplab_computes_what_litert_does(assets: Path, picture: torch.Tensor) -> None:

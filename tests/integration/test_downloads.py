@@ -12,7 +12,7 @@ import signal
 import ssl
 import subprocess
 import sys
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
@@ -236,6 +236,32 @@ async def test_a_range_that_is_shorter_than_it_says(server: FileServer, cache: C
     assert first.begin < second.begin < third.begin == second.begin + 500_000
 
 
+@pytest.mark.parametrize("digits", ["9" * 5000, "9" * 19, "²"])
+async def test_a_range_whose_numbers_no_file_has(
+    server: FileServer, cache: Cache, digits: str
+) -> None:
+    """Python itself refuses to make a number of more than 4300 digits."""
+    lie = {"Content-Range": f"bytes 1-2/{digits}"}
+    url = server.serve(
+        "/x.pte", DATA, Fault(cut_after=1_000_000), Fault(begin=1, headers=lie), Fault()
+    )
+
+    path = await fetch(url, cache=cache, limits=LIMITS, sha256=SHA256)
+
+    assert path.read_bytes() == DATA
+    assert "range" not in server.requests[-1].headers
+
+
+@pytest.mark.parametrize("digits", ["9" * 5000, "9" * 25])
+async def test_a_content_length_that_no_file_has(
+    server: FileServer, cache: Cache, digits: str
+) -> None:
+    url = server.serve("/x.pte", DATA, Fault(headers={"Content-Length": digits}), forever=True)
+    with pytest.raises(DownloadError) as caught:
+        await fetch(url, cache=cache, limits=LIMITS)
+    assert "\n" not in str(caught.value)
+
+
 async def test_a_content_length_that_is_too_long(server: FileServer, cache: Cache) -> None:
     url = server.serve("/x.pte", DATA, Fault(length=len(DATA) + 9), forever=True)
 
@@ -363,6 +389,19 @@ async def test_a_long_retry_after_is_told_instead_of_waited_for(
         await fetch(url, cache=cache, limits=LIMITS)
 
 
+@pytest.mark.parametrize(
+    "when", ["Mon, 01 Jan 99999999999 00:00:00 GMT", "9" * 5000, "Mon, 99 Jan 2026", "soon", "-1"]
+)
+async def test_a_retry_after_that_is_none(server: FileServer, cache: Cache, when: str) -> None:
+    url = server.serve("/x.pte", DATA, Fault(status=503, headers={"Retry-After": when}))
+    try:
+        await fetch(url, cache=cache, limits=LIMITS)
+    except DownloadError as exc:
+        assert "it asks to come back in 999999999 s" in str(exc)  # noqa: PT017 - either is right
+    else:
+        assert len(server.requests) == 2
+
+
 async def test_a_server_that_stays_busy_is_given_up(server: FileServer, cache: Cache) -> None:
     url = server.serve("/x.pte", DATA, Fault(status=503), forever=True)
     with pytest.raises(DownloadInterruptedError, match=r"not available \(503\); tried 3 times"):
@@ -423,6 +462,12 @@ async def test_a_compressed_answer_is_refused(server: FileServer, cache: Cache) 
     with pytest.raises(DownloadError, match="compressed"):
         await fetch(url, cache=cache, limits=LIMITS)
     assert server.requests[0].headers["accept-encoding"] == "identity"
+
+
+@pytest.mark.parametrize("host", ["a..b", "xn--", "a" * 70, "a\\b", "127.0.0.1:1\\@host"])
+async def test_a_host_whose_name_is_none(cache: Cache, host: str) -> None:
+    with pytest.raises(DownloadError, match="not a valid address; check it"):
+        await fetch(f"https://{host}/x.pte", cache=cache, limits=LIMITS)
 
 
 async def test_nobody_listens(cache: Cache, server: FileServer, unused_port: int) -> None:
@@ -810,6 +855,37 @@ async def test_local_files_are_checked_in_place(tmp_path: Path, cache: Cache) ->
         await fetch(str(tmp_path / "y.pte"), cache=cache)
     with pytest.raises(DownloadError, match="is a folder"):
         await fetch(str(tmp_path), cache=cache)
+
+
+@pytest.mark.parametrize("by", ["its control", "its task"])
+async def test_cancelling_does_not_wait_for_the_checksum(
+    tmp_path: Path, cache: Cache, by: str
+) -> None:
+    path = tmp_path / "large.pte"
+    with path.open("wb") as file:
+        file.truncate(32 << 30)  # sparse: of no size on the disk, and half a minute to read
+    control = DownloadControl()
+    task = asyncio.create_task(fetch(str(path), sha256=SHA256, cache=cache, control=control))
+    while threads_reading(path) == 0:
+        await anyio.sleep(0.01)
+
+    if by == "its task":
+        task.cancel()
+    control.cancel()
+    with anyio.fail_after(2):
+        with pytest.raises((DownloadInterruptedError, asyncio.CancelledError)):
+            await task
+        while threads_reading(path):
+            await anyio.sleep(0.01)
+
+
+def threads_reading(path: Path) -> int:
+    """How often this process has a file open."""
+    found = 0
+    for entry in os.scandir("/proc/self/fd"):
+        with suppress(OSError):
+            found += os.readlink(entry.path) == str(path)
+    return found
 
 
 async def test_removing_waits_for_nobody(server: FileServer, cache: Cache) -> None:

@@ -168,6 +168,51 @@ async def test_cancelling_ends_it_at_once_and_cleanly(
     assert not [name for name in hub_files(tmp_path) if "incomplete" in name]
 
 
+async def cut_at(server: FileServer, cache: Cache, share: float) -> int:
+    """Cancel a download of ``FILE`` half-way and return how much of it is kept."""
+    server.files[TARGET].pause_s = 0.03
+    control = DownloadControl()
+
+    def watch(progress: float) -> None:
+        if progress > share:
+            control.cancel()
+
+    with pytest.raises(DownloadInterruptedError, match="cancelled; fetch it again to go on"):
+        await fetch(str(FILE), cache=cache, control=control, on_progress=watch)
+    server.files[TARGET].pause_s = 0.0
+    server.requests.clear()
+    [entry] = cache.entries()
+    assert (entry.source, entry.is_complete) == (str(FILE), False)
+    return entry.size_bytes
+
+
+async def test_the_next_call_goes_on_where_the_last_was_cancelled(
+    mirror: FileServer, cache: Cache
+) -> None:
+    serve(mirror, DATA)
+    kept = await cut_at(mirror, cache, 0.4)
+    assert len(DATA) * 0.3 < kept < len(DATA)
+    seen: list[float] = []
+
+    path = await fetch(str(FILE), cache=cache, sha256=SHA256, on_progress=seen.append)
+
+    assert path.read_bytes() == DATA
+    assert [request.begin for request in mirror.asked_for(TARGET)] == [kept]
+    assert seen[0] > 0.3
+    [entry] = cache.entries()
+    assert (entry.is_complete, entry.path) == (True, path)
+    assert [p.name for p in cache.place(FILE).folder.iterdir()] == ["record.json"]
+
+
+async def test_a_server_that_ignores_ranges_starts_from_zero(
+    mirror: FileServer, cache: Cache
+) -> None:
+    serve(mirror, DATA, ranges=False)
+    await cut_at(mirror, cache, 0.4)
+
+    assert (await fetch(str(FILE), cache=cache, sha256=SHA256)).read_bytes() == DATA
+
+
 async def test_a_pause_stops_it(mirror: FileServer, cache: Cache) -> None:
     serve(mirror, DATA, pause_s=0.03)
     control = DownloadControl()
@@ -186,6 +231,20 @@ async def test_a_pause_stops_it(mirror: FileServer, cache: Cache) -> None:
     control.resume()
     with anyio.fail_after(20):
         assert (await task).read_bytes() == DATA
+
+
+async def test_what_several_repositories_share_is_no_damage(
+    mirror: FileServer, cache: Cache, tmp_path: Path
+) -> None:
+    """The Hub's library keeps such a file under another hash, and a link under its SHA-256."""
+    serve(mirror, DATA)
+    path = await fetch(str(FILE), cache=cache)
+    blob, shared = path.resolve(), tmp_path / "hub" / "hub" / "blobs" / "be" / ("be" * 32)
+    shared.parent.mkdir(parents=True)
+    blob.rename(shared)
+    blob.symlink_to(shared)
+
+    assert await fetch(str(FILE), cache=Cache(tmp_path / "other"), offline=True) == path
 
 
 async def test_a_damaged_file_of_the_hub_is_noticed(

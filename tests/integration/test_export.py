@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import signal
@@ -16,7 +17,8 @@ from torch import Tensor, nn
 
 from streamseg.convert._lowering import Program
 from streamseg.convert.export import export_module
-from streamseg.convert.pictures import export_on_pictures, read_picture
+from streamseg.convert.on_pictures import export_on_pictures
+from streamseg.convert.pictures import read_picture
 from streamseg.errors import ModelError
 from streamseg.models.card import Card, load_card
 from streamseg.models.registry import find_model
@@ -70,7 +72,9 @@ class Gated(nn.Module):
 
 
 def test_several_outputs_outside_of_the_delegate(tmp_path: Path) -> None:
+    (tmp_path / "m.toml").write_bytes(b"the card of an older program")
     report = export_module(Several().eval(), (1, 3, 6, 8), tmp_path / "m.pte", delegate="any")
+    assert list(tmp_path.iterdir()) == [report.path]
     assert report.output_shapes == ((1, 48, 3), (1, 3, 6, 8), (1, 6, 8), (1, 6, 8))
     assert {"aten.cumsum.default", "aten.argmax.default"} <= set(report.outside)
     picture = torch.rand(1, 3, 6, 8)
@@ -150,6 +154,8 @@ def test_int8_is_smaller_and_says_nearly_the_same(tmp_path: Path) -> None:
     agreement = report.agreement
     assert agreement is not None
     assert agreement.pictures == 3
+    both = "astronaut_small.jpg and 2 pictures of the calibration"
+    assert report.compared_with == f"noise, a ramp, {both}"
     assert agreement.iou is not None
     assert agreement.iou > 0.9
     # Not equal either: a program that still computed in float32 would be.
@@ -206,7 +212,7 @@ def users_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "    def forward(self, picture):\n"
         "        if not torch.compiler.is_exporting():\n"
         "            self.calls += 1\n"
-        "            if self.calls == 2:\n"
+        "            if self.calls == 3:\n"  # for the shapes, for the trials, of the program
         "                Path('waiting').touch()\n"
         "                time.sleep(100)\n"
         "        return torch.relu(picture)\n"
@@ -233,10 +239,23 @@ def test_a_users_function_becomes_a_model_with_its_card(
     assert model.card.labels == THREE
     assert model.card.mean == (0.5, 0.5, 0.5)
     assert model.card.size_bytes == (users_module / "road.pte").stat().st_size
-    assert "the PyTorch module, on noise and a ramp" in model.card.verified_with
+    told = "noise, a ramp and portrait.jpg (comes with streamseg)"
+    assert f"compared with PyTorch on {told}" in result.out
+    assert f"the PyTorch module, on {told}" in model.card.verified_with
+    assert "IoU 1.0000" in model.card.verified_with
 
     again = streamseg("export", "module", "road:build", "--card", "card.toml", "-o", "road.pte")
     one_line(again, 2, "road.pte exists", "--overwrite")
+
+    # Nor is an older card taken for that of the new program.
+    given = ("--input", "1x3x8x8", "-o", "road.pte", "--overwrite")
+    result = streamseg("export", "module", "road:build", *given)
+    assert result.code == 0, result.err
+    assert "road.toml has no labels and no normalisation" in result.err
+    card = load_card(users_module / "road.toml")
+    assert (card.labels, card.mean, card.input_size) == (None, (0, 0, 0), (8, 8))
+    content = (users_module / "road.pte").read_bytes()
+    assert card.sha256 == hashlib.sha256(content).hexdigest() != model.card.sha256
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -17,11 +18,21 @@ import numpy as np
 import pytest
 
 from streamseg.convert import _tflite_store as store
-from streamseg.errors import InvalidUserInputError, ModelError, ModuleNotLoadedError
+from streamseg.errors import (
+    FileReadFailedError,
+    InvalidUserInputError,
+    ModelError,
+    ModelGeneratingError,
+    ModuleNotLoadedError,
+    StreamsegError,
+)
 from streamseg.tasks.image_segmenter import ImageSegmenter, OutputType, SegmentationResult
 from streamseg.tasks.images import fit, load_image
+from streamseg.tasks.semantic import SemanticSegmenter
+from streamseg.tasks.transformers_pipeline import pipeline
 from tests.support.command import Command
-from tests.unit.convert.conftest import Graph
+from tests.support.made_once import tflite_cache
+from tests.support.tflite_graphs import Graph
 
 # A model is converted once per version of the converter, which takes its time beside other tests.
 pytestmark = [pytest.mark.integration, pytest.mark.anyio, pytest.mark.timeout(400)]
@@ -35,9 +46,7 @@ GOLDEN_INPUT = "golden/segmentation_input_rotation0.jpg"
 @pytest.fixture
 def kept(monkeypatch: pytest.MonkeyPatch) -> Path:
     """A cache that is kept as long as the converter is the same."""
-    sources = sorted((ROOT / "streamseg" / "convert").glob("*.py"))
-    key = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()[:16]
-    folder = ROOT / ".cache" / "test-models" / f"tflite-{key}"
+    folder = tflite_cache()
     monkeypatch.setenv("STREAMSEG_CACHE", str(folder))
     return folder
 
@@ -170,6 +179,17 @@ async def test_frames_of_a_video_have_masks_of_their_own_size(assets: Path) -> N
                 await segmenter.segment_for_video(frame, late)
         with pytest.raises(InvalidUserInputError, match="expected an integer"):
             await segmenter.segment_for_video(frame, 90.5)  # type: ignore[arg-type]
+        with pytest.raises(FileReadFailedError):
+            await segmenter.segment_for_video("none.jpg", 120)
+        # A frame that failed has not used up its time, nor has one that came too early.
+        async with anyio.create_task_group() as group:
+            group.start_soon(segmenter.segment_for_video, frame, 120)
+            await anyio.lowlevel.checkpoint()
+            with pytest.raises(ModelGeneratingError):
+                await segmenter.segment_for_video(frame, 160)
+            with pytest.raises(InvalidUserInputError, match="expected more than 120"):
+                await segmenter.segment_for_video(frame, 120)
+        assert (await segmenter.segment_for_video(frame, 160)).timestamp_ms == 160
         confidences = ImageSegmenter("selfie", running_mode="video", output_type="confidence_mask")
         async with confidences:
             other = await confidences.segment_for_video(frame, 0)
@@ -177,6 +197,73 @@ async def test_frames_of_a_video_have_masks_of_their_own_size(assets: Path) -> N
     assert other.confidence_masks[0].shape == (720, 1280)
     agreement = (other.confidence_masks[0] <= 0.5) == result.category_mask
     assert agreement.mean() > 0.99
+
+
+async def test_confidences_that_would_fill_the_memory_are_refused(assets: Path, kept: Path) -> None:
+    frame = np.broadcast_to(np.uint8(0), (7500, 8000, 3))
+    async with await ImageSegmenter.load(
+        assets / DEEPLAB, running_mode="video", output_type="both"
+    ) as segmenter:
+        with pytest.raises(InvalidUserInputError, match="21 classes of 8000x7500 pixels"):
+            await segmenter.segment_for_video(frame, 0)
+        assert not segmenter.is_generating
+
+
+async def test_every_task_for_classes_takes_a_tflite(assets: Path, kept: Path) -> None:
+    picture = assets / GOLDEN_INPUT
+    async with await ImageSegmenter.load(assets / DEEPLAB, output_type="both") as segmenter:
+        expected = await segmenter.segment(picture)
+    assert expected.confidence_masks is not None
+    np.testing.assert_array_equal(np.argmax(expected.confidence_masks, 0), expected.category_mask)
+    assert repr(expected) == "SegmentationResult(category and confidence 257x257, 21 labels)"
+    told: list[float] = []
+    async with await SemanticSegmenter.load(
+        str(assets / DEEPLAB), on_progress=told.append
+    ) as semantic:
+        result = await semantic.forward(picture, ["person"], resize_to_input=False)
+    np.testing.assert_array_equal(result.ARGMAX, expected.category_mask)
+    np.testing.assert_array_equal(result["person"], expected.confidence_masks[15])
+    assert told == [1.0]
+
+    def labels() -> list[str]:
+        with pipeline("image-segmentation", model=str(assets / DEEPLAB)) as segment:
+            return [found["label"] for found in segment(picture)]
+
+    assert [label.lower() for label in await anyio.to_thread.run_sync(labels)] == [
+        "background",
+        "horse",
+        "person",
+    ]
+
+
+def test_a_callback_may_hand_over_the_next_frame_and_nothing_that_waits(assets: Path) -> None:
+    pictures = frames(assets, 1)
+    errors: list[StreamsegError] = []
+    stamps: list[int] = []
+    done = threading.Event()
+
+    def take(result: SegmentationResult, image: Any, timestamp_ms: int) -> None:
+        stamps.append(timestamp_ms)
+        for call in (segmenter.close, lambda: segmenter.segment_for_video(image, 9)):
+            try:
+                call()
+            except StreamsegError as exc:
+                errors.append(exc)
+        if timestamp_ms < 2:
+            segmenter.segment_async(image, timestamp_ms + 1)
+        else:
+            done.set()
+
+    with ImageSegmenter.blocking(
+        "selfie", running_mode="live_stream", result_callback=take
+    ) as segmenter:
+        segmenter.segment_async(pictures[0], 0)
+        assert done.wait(30)
+    assert stamps == [0, 1, 2]
+    assert {error.code for error in errors} == {104}
+    assert "a callback cannot wait for the object that called it" in str(errors[0])
+    with pytest.raises(ModuleNotLoadedError):
+        segmenter.segment_async(pictures[0], 9)
 
 
 async def test_live_stream_keeps_the_newest_frame_and_counts_the_others(assets: Path) -> None:

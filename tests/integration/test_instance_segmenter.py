@@ -91,11 +91,11 @@ class Transposed(nn.Module):
 
 
 class NotFinite(nn.Module):
-    """Returns boxes that are not numbers for pictures that are black."""
+    """Returns boxes and scores that are no numbers for pictures that are black."""
 
     def forward(self, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         small = nn.functional.avg_pool2d(image, 8)
-        return torch.log(small[:, :, :4, 0] - 1e-9), small[:, :, :2, 1] * 0, small
+        return torch.log(small[:, :, :4, 0] - 1e-9), torch.log(small[:, :, :2, 1] - 1e-9), small
 
 
 MODULES = {
@@ -274,14 +274,16 @@ async def test_two_calls_at_once_are_error_104_or_wait(programs: Path) -> None:
 
 
 async def test_transposed_outputs_are_refused_when_the_model_is_loaded(programs: Path) -> None:
-    with pytest.raises(InvalidModelOutputError, match=r"transposed returns \[1, 4, 3\]") as caught:
+    with pytest.raises(
+        InvalidModelOutputError, match=r"transposed\.pte: .* are \[1, 4, 3\]"
+    ) as caught:
         await InstanceSegmenter.load(model(programs, "transposed"))
     assert caught.value.code == 115
 
 
 async def test_outputs_that_are_no_numbers_are_error_115(programs: Path) -> None:
-    with pytest.raises(InvalidModelOutputError, match=r"returns|not finite"):
-        async with await InstanceSegmenter.load(model(programs, "not_finite")) as segmenter:
+    async with await InstanceSegmenter.load(model(programs, "not_finite")) as segmenter:
+        with pytest.raises(InvalidModelOutputError, match=r"score that is not finite"):
             await segmenter.forward(np.zeros((64, 64, 3), np.uint8))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -18,6 +19,7 @@ import anyio.to_thread
 import pytest
 
 from streamseg.downloads.cache import Cache
+from streamseg.downloads.fetching import fetch
 from streamseg.downloads.locations import WebFile
 from streamseg.errors import ModelError
 from streamseg.models.card import Card
@@ -261,6 +263,77 @@ async def test_obtaining_a_model_fetches_it_with_progress(machine: Machine) -> N
     assert seen[-1] == 1.0
     # The second time it is here, whatever the switch says.
     assert await obtain_model(NAME, offline=True) == model
+
+
+@pytest.mark.parametrize("offline", [False, True])
+async def test_a_file_of_the_hub_that_is_no_program_stays_in_its_cache(
+    machine: Machine, tmp_path: Path, offline: bool
+) -> None:
+    """Other programs use the Hub's cache too."""
+    machine.serve_hub(b"weights of somebody")
+    if offline:
+        await fetch(card_of(NAME).url, cache=Cache(tmp_path / "of another program"))
+
+    with pytest.raises(ModelError, match="cannot be used as a model: it is not an ExecuTorch"):
+        await obtain_model(NAME, offline=offline)
+
+    [file] = (tmp_path / "hub").rglob("*_fp32.pte")
+    assert contents(file) == b"weights of somebody"
+    assert Cache().entries() == []
+
+
+async def test_what_was_here_before_and_is_no_program_stays(machine: Machine) -> None:
+    url = machine.server.serve("/x.pte", b"no program at all")
+    path = await fetch(url)
+    with pytest.raises(ModelError, match="not an ExecuTorch program"):
+        await obtain_model(url, offline=True)
+    assert contents(path) == b"no program at all"
+
+    other = machine.server.serve("/y.pte", b"no program at all")
+    with pytest.raises(ModelError, match="not an ExecuTorch program"):
+        await obtain_model(other)
+    assert [entry.source for entry in Cache().entries()] == [url]
+
+
+async def test_a_file_that_cannot_be_read_is_not_taken_for_a_wrong_one(machine: Machine) -> None:
+    url = machine.server.serve("/x.pte", PROGRAM)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+
+    def use_up_all_files(progress: float) -> None:
+        if progress == 1.0:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
+
+    try:
+        with pytest.raises(ModelError, match="cannot read the model: Too many open files"):
+            await obtain_model(url, on_progress=use_up_all_files)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+    assert contents(find_model(url).path) == PROGRAM
+
+
+async def test_converted_models_are_removed(machine: Machine, tmp_path: Path) -> None:
+    source = tmp_path / "road.tflite"
+    source.write_bytes(b"what was converted")
+    cache = Cache()
+    for sha256 in (hashlib.sha256(source.read_bytes()).hexdigest(), "0" * 64):
+        program = cache.converted_folder(sha256, "1-1.3.0") / "road.pte"
+        program.parent.mkdir(parents=True)
+        program.write_bytes(PROGRAM)
+    listed = await machine.run("list")
+    assert listed.out.count("road.pte (473.7 kB)") == 2
+
+    nothing = await machine.run("remove")
+    assert nothing.code == 2
+    assert nothing.err == (
+        "streamseg: name what to remove, or give --converted; see: streamseg models list\n"
+    )
+    one = await machine.run("remove", str(source))
+    assert one.out == f"{source}: 473.7 kB freed\n"
+    assert len(cache.converted()) == 1
+    assert (await machine.run("remove", "--converted")).out == "converted models: 473.7 kB freed\n"
+    assert json.loads((await machine.run("list", "--json")).out)["cache_bytes"] == 0
+    assert source.exists()
 
 
 async def test_a_fetched_model_that_is_another_one_than_its_card_says(

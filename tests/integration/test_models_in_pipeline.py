@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import http.server
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -34,6 +32,7 @@ from streamseg.sources.paced import PacedSource
 from streamseg.tasks.semantic import SemanticSegmenter
 from streamseg.webrtc.client import WhepSource
 from tests.integration.test_live import Tap, Viewer, detail
+from tests.support.made_once import digest_of, made_once
 
 pytestmark = pytest.mark.integration
 
@@ -45,42 +44,27 @@ GREY = 120
 SLOW = pytest.mark.timeout(240)
 
 
-def made_once(temporary: Path, *arguments: str) -> Path:
+def small_models(*arguments: str) -> Path:
     """Folder of what ``tests/support/pipeline_models.py`` makes; made once per version of it."""
     script = ROOT / "tests" / "support" / "pipeline_models.py"
     exporter = ROOT / "streamseg" / "convert" / "export.py"
-    content = script.read_bytes() + exporter.read_bytes()
-    key = hashlib.sha256(content + str(len(arguments)).encode()).hexdigest()[:16]
-    folder = ROOT / ".cache" / "test-models" / f"pipeline-{key}"
-    if folder.exists():
-        return folder
-    subprocess.run(
-        [sys.executable, "-m", "tests.support.pipeline_models", str(temporary), *arguments],
-        check=True,
-        capture_output=True,
-        cwd=ROOT,
-        timeout=200,
-    )
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    mine = folder.with_name(f"{folder.name}.{os.getpid()}")
-    shutil.copytree(temporary, mine)
-    try:
-        mine.rename(folder)
-    except OSError:  # another test process was quicker
-        shutil.rmtree(mine)
-        assert folder.exists()
-    return folder
+
+    def make(folder: Path) -> None:
+        command = [sys.executable, "-m", "tests.support.pipeline_models", str(folder), *arguments]
+        subprocess.run(command, check=True, capture_output=True, cwd=ROOT, timeout=200)
+
+    return made_once(f"pipeline-{digest_of((script, exporter), *arguments)}", make)
 
 
 @pytest.fixture(scope="session")
-def pipeline_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return made_once(tmp_path_factory.mktemp("pipeline-models"))
+def pipeline_models() -> Path:
+    return small_models()
 
 
 @pytest.fixture(scope="session")
-def deeplab(tmp_path_factory: pytest.TempPathFactory, assets: Path) -> Path:
+def deeplab(assets: Path) -> Path:
     tflite = assets / "weights" / "deeplabv3_257_voc21.tflite"
-    return made_once(tmp_path_factory.mktemp("deeplab"), str(tflite)) / "deeplab.pte"
+    return small_models(str(tflite)) / "deeplab.pte"
 
 
 @pytest.fixture

@@ -173,7 +173,7 @@ async def _accepting(peer: Peer, other: Stock) -> None:
 async def _slow_decoder(peer: Peer, other: Stock) -> None:
     await _connecting(peer, other)
     await peer.source.open()
-    inlet = peer._video_inlets()[0]
+    inlet = peer._media.inlets()[0]
     decode = inlet._take
 
     def slowly(codec: str, frame: object) -> None:

@@ -41,7 +41,7 @@ from streamseg.tasks.images import load_image
 from streamseg.tasks.labels import SelfieLabel, VocLabel
 from streamseg.tasks.module import ImageSegmentationModule
 from streamseg.tasks.semantic import SemanticSegmenter
-from tests.support.torchvision_models import export_once
+from tests.support.made_once import converted_once
 from tests.unit.downloads.server import Fault, FileServer, file_server
 
 pytestmark = [
@@ -81,17 +81,9 @@ def portrait(assets: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def deeplab(assets: Path) -> Model:
-    convert = Path(__file__).parents[2] / "streamseg" / "convert"
-    weights = assets / "weights" / "deeplabv3_257_voc21.tflite"
-    code = (
-        "import sys; from streamseg.convert.tflite import export_tflite; "
-        "export_tflite(sys.argv[1], sys.argv[2] + '/deeplab.pte')"
-    )
-    folder = export_once(
-        "deeplab", ["-c", code, str(weights), "FOLDER"], [weights, *convert.glob("_tflite*.py")]
-    )
+    program = converted_once(assets / "weights" / "deeplabv3_257_voc21.tflite").path
     card = Card(name="deeplab", task="semantic-segmentation", mean=(0.5,) * 3, std=(0.5,) * 3)
-    return Model(folder / "deeplab.pte", card)
+    return Model(program, card)
 
 
 def every_source(path: Path) -> list[Any]:
@@ -449,6 +441,8 @@ def without_its_backend(path: Path) -> Path:
         ("vector", WrongDimensionsError, 116, r"its input is \[1, 8\]"),
         ("labels", InvalidModelOutputError, 115, "2 labels, but its output of 3 channel"),
         ("vector_out", InvalidModelOutputError, 115, r"its output is \[1, 3\]"),
+        ("doubles", WrongDimensionsError, 116, r"its input has scalar type 7, expected float32"),
+        ("indices", InvalidModelOutputError, 115, r"its output has scalar type 4, expected float"),
     ],
 )
 async def test_a_model_that_cannot_be_used(
@@ -456,10 +450,13 @@ async def test_a_model_that_cannot_be_used(
 ) -> None:
     given: dict[str, Any] = {
         "classifier": Model(models / "classes.pte", Card(name="a", task="classification")),
-        "backend": without_its_backend(tmp_path / "backend.pte"),
+        # What is wrong is not told by words: they are in the path too.
+        "backend": without_its_backend(tmp_path / "its input is [1] and its output is [1].pte"),
         "vector": models / "vector.pte",
         "labels": Model(models / "classes.pte", Card(name="a", labels=("ONE", "TWO"))),
         "vector_out": models / "classifier.pte",
+        "doubles": Model(models / "types.pte", Card(name="a", method="doubles")),
+        "indices": Model(models / "types.pte", Card(name="a", method="indices")),
     }
     segmenter = SemanticSegmenter(given.get(name, name))
 
@@ -605,18 +602,34 @@ async def test_the_module_form(portrait: Path) -> None:
 # -- speed ----------------------------------------------------------------------------------
 
 
+async def own_times(model: Any) -> np.ndarray:
+    """How long calls take beside the model, in ms: a 512x512 picture, masks at the model's size."""
+    picture = np.random.default_rng(0).integers(0, 256, (512, 512, 3), np.uint8)
+    own_ms = []
+    async with await SemanticSegmenter.load(model) as segmenter:
+        for _ in range(60):
+            started = time.perf_counter()
+            result = await segmenter.forward(picture, resize_to_input=False)
+            own_ms.append((time.perf_counter() - started) * 1e3 - result.inference_ms)
+            assert 0.0 < result.inference_ms < result.model_ms
+    return np.array(own_ms)
+
+
+@pytest.mark.parametrize("name", ["selfie", "deeplab"])
+async def test_forward_itself_can_do_with_less_than_two_milliseconds(
+    name: str, request: pytest.FixtureRequest
+) -> None:
+    """The best of many calls: other tests run beside this one."""
+    model = request.getfixturevalue("deeplab") if name == "deeplab" else name
+    assert (await own_times(model)).min() < 2.0
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["selfie", "deeplab"])
 async def test_forward_itself_takes_less_than_two_milliseconds(
     name: str, request: pytest.FixtureRequest
 ) -> None:
-    """Everything but the model, for a 512x512 picture at the model's size; the best of many."""
     model = request.getfixturevalue("deeplab") if name == "deeplab" else name
-    picture = np.random.default_rng(0).integers(0, 256, (512, 512, 3), np.uint8)
-    own_ms = []
-    async with await SemanticSegmenter.load(model) as segmenter:
-        for _ in range(30):
-            started = time.perf_counter()
-            result = await segmenter.forward(picture, resize_to_input=False)
-            own_ms.append((time.perf_counter() - started) * 1e3 - result.model_ms)
-
-    assert min(own_ms) < 2.0
+    own_ms = await own_times(model)
+    print(f"{name}: {np.percentile(own_ms, [5, 50, 95])} ms")
+    assert np.median(own_ms) < 2.0

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import av
@@ -16,6 +18,7 @@ from pycocotools import mask as coco
 from pycocotools.coco import COCO
 
 from tests.support.command import Command, one_line
+from tests.support.servers import serve_folder
 
 pytestmark = pytest.mark.integration
 
@@ -133,6 +136,74 @@ def test_all_classes_as_a_picture_of_indices(
     ]
 
 
+def test_a_folder_that_is_segmented_again_has_the_same_results(
+    streamseg: Command, folder: Path
+) -> None:
+    assert streamseg("segment", folder).code == 0
+    pictures = sorted(folder.rglob("*"))
+
+    result = streamseg("segment", folder, "--overwrite")
+
+    assert result.code == 0, result.err
+    assert "2 earlier results were left out" in result.err
+    assert result.out.splitlines() == [
+        str(folder / "a_mask.png"),
+        str(folder / "more" / "b_mask.png"),
+    ]
+    assert sorted(folder.rglob("*")) == pictures
+
+
+def test_a_picture_on_a_server_has_its_result_here(
+    streamseg: Command, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.chdir(tmp_path)
+    with serve_folder(folder) as url:
+        secret = url.replace("://", "://me:hunter2@")
+        names = (f"{secret}/a.png?token=hunter2", f"{secret}/none.png", f"{secret}/notes.txt")
+        result = streamseg("segment", *names, "--json")
+    assert result.code == 1
+    shown = url.replace("://", "://***@")
+    assert result.json["results"] == {f"{shown}/a.png?token=***": "a_mask.png"}
+    assert list(result.json["failed"]) == [f"{shown}/none.png", f"{shown}/notes.txt"]
+    assert "answered 404" in result.json["failed"][f"{shown}/none.png"]
+    assert "hunter2" not in result.out + result.err
+    mask = cv2.imread(str(tmp_path / "a_mask.png"), cv2.IMREAD_UNCHANGED)
+    assert mask[SUBJECT].min() > 225
+
+
+def test_ctrl_c_ends_a_large_file_at_once(folder: Path, models: Path, tmp_path: Path) -> None:
+    # All colours, coarse: probabilities that change smoothly are what takes longest to write.
+    noise = np.random.default_rng(0).integers(0, 256, (30, 40, 3), np.uint8)
+    picture, out = tmp_path / "large.bmp", tmp_path / "out"
+    PIL.Image.fromarray(noise).resize((4000, 3000), PIL.Image.Resampling.NEAREST).save(picture)
+    out.mkdir()
+    command = ["segment", picture, "-o", out, "--format", "npz", "--classes", "all"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "streamseg", *command, "--model", models / "classes.pte"],
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        while process.poll() is None and not any(
+            path.stat().st_size > 1 << 20 for path in out.iterdir()
+        ):
+            time.sleep(0.01)
+        assert process.poll() is None, process.stderr
+        started = time.monotonic()
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=60)
+        took_s = time.monotonic() - started
+    finally:
+        process.kill()
+        process.wait()
+    assert process.returncode == 130
+    assert said.strip() == "streamseg: interrupted"
+    assert list(out.iterdir()) == []
+    assert took_s < 2
+
+
 def test_patterns_and_repeated_names_give_each_picture_once(
     streamseg: Command, folder: Path, tmp_path: Path
 ) -> None:
@@ -209,13 +280,22 @@ def test_an_effect_reads_pictures_of_every_kind(
 
 
 def test_a_picture_is_never_replaced_by_its_own_result(streamseg: Command, folder: Path) -> None:
-    picture = folder / "a.png"
-    before = picture.read_bytes()
+    before = (folder / "a.png").read_bytes()
     for form in ("png", "json", "npz", "coco"):
+        # What a picture's name ends with says nothing of it.
+        picture = folder / f"a.{'json' if form == 'coco' else form}"
+        picture.write_bytes(before)
         result = streamseg("segment", picture, "-o", picture, "--overwrite", "--format", form)
         assert result.code != 0
         assert "is being read" in result.err
         assert picture.read_bytes() == before
+    # Nor by that of another one, which is read before or after it.
+    other = folder / "a_mask.png"
+    other.write_bytes(before)
+    result = streamseg("segment", folder / "a.png", other, "--overwrite")
+    assert result.code == 1
+    assert "a_mask.png: it is a file that is being read" in result.err
+    assert other.read_bytes() == before
     assert list(folder.glob(".*")) == []
 
 
@@ -241,7 +321,23 @@ def test_few_letters_are_no_picture(tmp_path: Path) -> None:
         (("nothing.png",), ("nothing.png", "no such picture")),
         (("{folder}/a.png", "--classes", "selfy"), ("selfy", "did you mean 'SELFIE'")),
         (("{folder}/a.png", "--classes", "all,selfie"), ("--classes",)),
-        (("{folder}/a.png", "--format", "json", "--effect", "blur"), ("--format json",)),
+        (("{folder}/a.png", "--format", "json", "--effect", "blur"), ("--format json", "--effect")),
+        (
+            ("{folder}/a.png", "--format", "npz", "--threshold", "0", "--no-refine"),
+            ("--threshold, --refine would do nothing", "--format npz"),
+        ),
+        (
+            ("{folder}/a.png", "--format", "coco", "--subject", "--legend", "--background", "red"),
+            ("--subject", "--legend", "--background"),
+        ),
+        (
+            ("{folder}/a.png", "--classes", "all", "--effect", "tint"),
+            ("--effect would do nothing", "--classes all"),
+        ),
+        (("{folder}/a.png", "--legend"), ("'mask' has no option 'legend'",)),
+        (("{folder}/a.png", "-o", "{folder}/b.png", "--format", "json"), ("b.png", ".json")),
+        (("{folder}/a.png", "-o", "{folder}/b.npz", "--format", "coco"), ("b.npz", ".json")),
+        (("ftp://me:hunter2@a.org/a.png",), ("ftp://***@a.org/a.png", "http")),
         (("{folder}/a.png", "--model", "selfy"), ("selfy", "selfie")),
         (("{folder}/a.png", "{folder}/more/a.png", "-o", "{folder}/out"), ("both",)),
         (("{folder}/a.png", "--format", "json", "--classes", "selfy"), ("selfy", "SELFIE")),
@@ -278,6 +374,45 @@ def test_a_model_of_another_task_is_one_line(
     for form in ("png", "json"):
         result = streamseg("segment", folder / "a.png", "--model", program, "--format", form)
         one_line(result, 2, "mine", "classif")
+
+
+@pytest.mark.parametrize("command", ["classify", "segment"])
+def test_what_is_no_number_is_not_printed(
+    streamseg: Command, folder: Path, models: Path, command: str
+) -> None:
+    task = "classification" if command == "classify" else "semantic-segmentation"
+    name = "classifier" if command == "classify" else "classes"
+    program = folder / "wild.pte"
+    program.write_bytes((models / f"{name}.pte").read_bytes())
+    program.with_suffix(".toml").write_text(
+        f'name = "wild"\ntask = "{task}"\nstd = [1e-39, 1e-39, 1e-39]\n'  # overflows
+    )
+    options = () if command == "classify" else ("--format", "json", "--classes", "all")
+    result = streamseg(command, folder / "a.png", "--model", program, "--json", *options)
+
+    assert result.code == 1
+    assert result.json["results"] == {}
+    (reason,) = result.json["failed"].values()
+    assert "number" in reason or "finite" in reason
+    assert "NaN" not in result.out
+    assert not list(folder.glob("*_masks.json"))
+
+
+def test_outlines_and_a_legend_are_drawn(
+    streamseg: Command, folder: Path, tmp_path: Path, frames: list[np.ndarray]
+) -> None:
+    for name, options in {"plain": (), "full": ("--contours", "3", "--legend")}.items():
+        target = tmp_path / f"{name}.png"
+        result = streamseg(
+            "segment", folder / "a.png", "-o", target, "-e", "tint", "--strength", "0", *options
+        )
+        assert result.code == 0, result.err
+    plain, full = (cv2.imread(str(tmp_path / f"{name}.png")) for name in ("plain", "full"))
+    changed = np.abs(full.astype(int) - plain).max(axis=2) > 20
+    assert changed[-60:, :160].any()  # the legend is in this corner
+    assert not changed[CORNER].any()
+    assert not changed[SUBJECT].any()
+    assert 0.002 < changed.mean() < 0.2
 
 
 def test_classify_prints_the_best_labels(streamseg: Command, folder: Path, models: Path) -> None:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 import subprocess
 import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +18,17 @@ import pytest
 
 from streamseg.errors import ModelError
 from streamseg.models.card import load_card
-from tests.support.transformers_models import MEAN, NAMES, SIZE, STD, exported_models
+from tests.support.command import Command, one_line
+from tests.support.transformers_models import (
+    IN_INT8,
+    MEAN,
+    NAMES,
+    PICTURES,
+    SIZE,
+    STD,
+    export_int8,
+    exported_models,
+)
 
 pytestmark = [
     pytest.mark.integration,
@@ -25,8 +38,8 @@ pytestmark = [
 
 
 @pytest.fixture(scope="module")
-def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return exported_models(tmp_path_factory.mktemp("transformers"))
+def exported() -> Path:
+    return exported_models()
 
 
 # -- what an export writes ----------------------------------------------------------------------
@@ -46,7 +59,8 @@ def test_card_has_what_the_image_processor_and_the_configuration_say(
     # A card's labels are different from each other.
     assert card.labels[:9] == ("sky", "road", "person", "dog", "tree", "car", "N/A", "N/A_7", "cat")
     assert len(card.labels) == (70 if name == "mask2former" else 9)
-    assert "largest difference" in card.verified_with
+    assert "noise, a ramp and portrait.jpg (comes with streamseg)" in card.verified_with
+    assert "IoU 1.0000" in card.verified_with
     weights = (exported / name / "model.safetensors").read_bytes()
     assert card.source_sha256 == hashlib.sha256(weights).hexdigest()
     assert str(exported) not in (exported / f"{name}.toml").read_text()
@@ -58,6 +72,58 @@ def test_card_has_what_the_image_processor_and_the_configuration_say(
         assert card.masks.family == name
         assert card.masks.subtasks == ("panoptic", "instance", "semantic")
         assert card.masks.fused == ()
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("name", ["segformer", pytest.param("maskformer", marks=pytest.mark.slow)])
+def test_int8_says_nearly_the_same_and_how_nearly(
+    exported: Path, tmp_path: Path, name: str
+) -> None:
+    """The weights are random: which class is a little more likely than another is chance."""
+    import torch
+
+    folder = exported
+    if name not in IN_INT8:
+        export_int8(exported, name, tmp_path)
+        folder = tmp_path
+
+    from streamseg.convert._lowering import Program
+    from streamseg.convert.agreement import AgreementMeter
+    from streamseg.convert.pictures import read_picture
+
+    report = json.loads((folder / f"{name}-int8.json").read_text())
+    assert report["quantized"]
+    told = "noise, a ramp, astronaut_small.jpg and 2 pictures of the calibration"
+    assert report["compared_with"] == told
+    agreement = report["agreement"]
+    assert agreement["pictures"] == 3
+    card = load_card(folder / f"{name}-int8.toml")
+    assert "int8, calibrated with 2 pictures" in card.verified_with
+    assert f"IoU {agreement['iou']:.4f}" in card.verified_with
+    # What the report says holds for the files, on a picture that neither has seen.
+    meter = AgreementMeter(card)
+    picture = read_picture(PICTURES / "astronaut_wide.jpg", card, SIZE)
+    results, expected = (
+        Program(str(file))(picture)
+        for file in (folder / f"{name}-int8.pte", exported / f"{name}.pte")
+    )
+    meter.add(results, expected)
+    found = meter.result()
+    assert found is not None
+    print(f"{name}: {agreement}, on another picture {found}")
+    assert min(agreement["iou"], found.iou or 0.0) > 0.8
+    # And 8 bits are not 32: a program that still computed in float32 would be equal.
+    assert not torch.allclose(results[0], expected[0], atol=1e-3)
+
+
+def test_the_commands_options_are_those_of_the_other_exports(
+    exported: Path, tmp_path: Path, streamseg: Command
+) -> None:
+    given = ("export", "transformers", exported / "segformer", "-o", tmp_path / "m.pte")
+    one_line(streamseg(*given, "--int8"), 2, "--int8 needs pictures", "--calibrate FOLDER")
+    absent = tmp_path / "absent.jpg"
+    one_line(streamseg(*given, "--picture", absent), 2, "absent.jpg: cannot be read")
+    assert list(tmp_path.iterdir()) == []
 
 
 def folder_of(exported: Path, tmp_path: Path, name: str, **changes: Any) -> Path:
@@ -188,6 +254,78 @@ def test_environment_without_transformers_is_told_what_to_install(tmp_path: Path
     )
     assert "pip install transformers" in done.stdout, done.stderr[-2000:]
     assert list(tmp_path.iterdir()) == []
+
+
+class _Hub(ThreadingHTTPServer):
+    """Counts requests, and has nothing."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+        asked = self.asked
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_HEAD(self) -> None:
+                asked.append(self.path)
+                self.send_error(404)
+
+            do_GET = do_HEAD
+
+            def log_message(self, format: str, *args: object) -> None:
+                pass
+
+        super().__init__(("127.0.0.1", 0), Handler)
+
+
+def test_nothing_is_asked_of_the_hub_where_fetching_is_switched_off(tmp_path: Path) -> None:
+    code = (
+        "import os, sys\n"
+        "from streamseg.convert.transformers_models import load_transformers\n"
+        "from streamseg.errors import StreamsegError\n"
+        "for value in ('1', ''):\n"
+        "    os.environ['STREAMSEG_OFFLINE'] = value\n"
+        "    try: load_transformers('owner/a-segformer')\n"
+        "    except StreamsegError as error: print(type(error).__name__, error)\n"
+        "    print('--', flush=True)\n"
+        "    sys.stdin.readline()\n"
+    )
+    with _Hub() as hub:
+        threading.Thread(target=hub.serve_forever, daemon=True).start()
+        environment = {
+            **os.environ,
+            "HF_ENDPOINT": f"http://127.0.0.1:{hub.server_port}",
+            "HF_HOME": str(tmp_path),
+            "NO_PROXY": "127.0.0.1",
+        }
+        for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"):
+            environment.pop(name, None)
+        with subprocess.Popen(
+            [sys.executable, "-W", "ignore", "-c", code],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            env=environment,
+        ) as process:
+            try:
+                assert process.stdin is not None
+                assert process.stdout is not None
+                asked, said = [], []
+                for _ in range(2):
+                    said.append("".join(iter(process.stdout.readline, "--\n")))
+                    asked.append(list(hub.asked))
+                    process.stdin.write("\n")
+                    process.stdin.flush()
+            finally:
+                process.kill()
+        hub.shutdown()
+    assert said[0].startswith("OfflineError hf://owner/a-segformer: is not in the cache")
+    assert "unset STREAMSEG_OFFLINE" in said[0]
+    assert asked[0] == []
+    # Without it, that very server would have been asked.
+    assert said[1].startswith("ModelError owner/a-segformer: its configuration cannot be read")
+    assert asked[1] != []
 
 
 # -- normalisation layers -----------------------------------------------------------------------

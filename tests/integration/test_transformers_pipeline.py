@@ -52,7 +52,7 @@ CASES = [
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return exported_models(tmp_path_factory.mktemp("transformers"))
+    return exported_models()
 
 
 @pytest.fixture(scope="module")

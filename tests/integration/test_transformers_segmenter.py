@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
 
+import anyio
 import numpy as np
 import pytest
 
@@ -33,7 +35,7 @@ LENIENT = Thresholds(score=0.1, mask=0.2, overlap=0.0)
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
-    return find_model(exported_models(tmp_path_factory.mktemp("transformers")) / "maskformer.pte")
+    return find_model(exported_models() / "maskformer.pte")
 
 
 def with_card(model: Model, **changes: object) -> Model:
@@ -122,4 +124,28 @@ async def test_cancelling_does_not_wait_for_a_large_picture(model: Model) -> Non
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
+        assert time.monotonic() - started < 2
+
+
+async def test_a_cancelled_call_does_not_keep_the_interpreter(model: Model) -> None:
+    many_classes = model.path.with_name("mask2former.pte")
+    code = (
+        "import asyncio, sys, numpy as np\n"
+        "from streamseg.tasks.panoptic import PanopticSegmenter\n"
+        "async def main():\n"
+        "    large = np.random.default_rng(0).integers(0, 256, (8000, 8000, 3), np.uint8)\n"
+        "    async with await PanopticSegmenter.load(sys.argv[1]) as segmenter:\n"
+        "        task = asyncio.create_task(segmenter.forward(large, 'semantic'))\n"
+        "        await asyncio.sleep(1)\n"
+        "        print(task.done(), flush=True)\n"
+        "        task.cancel()\n"
+        "        await asyncio.wait([task])\n"
+        "asyncio.run(main())\n"
+    )
+    command = [sys.executable, "-c", code, str(many_classes)]
+    async with await anyio.open_process(command, stderr=None) as process:
+        assert process.stdout is not None
+        assert (await process.stdout.receive()).strip() == b"False"
+        started = time.monotonic()
+        assert await process.wait() == 0
         assert time.monotonic() - started < 2

@@ -11,9 +11,11 @@ complaints fails when it is closed.
 from __future__ import annotations
 
 import contextlib
+import copy
 import importlib.util
 import os
 import shutil
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -95,21 +97,43 @@ class Chromium:
             ]
         self._stack = contextlib.ExitStack()
         self._browser: Any = None
+        self._killed = False
 
     def __enter__(self) -> Self:
         from playwright.sync_api import sync_playwright
 
         with contextlib.ExitStack() as stack:
             playwright = stack.enter_context(sync_playwright())
-            self._browser = playwright.chromium.launch(
-                executable_path=_binary(), args=self._flags, timeout=30_000
-            )
+            self._browser = self._launch(playwright.chromium)
             stack.callback(self._browser.close)
             self._stack = stack.pop_all()
         return self
 
     def __exit__(self, *exc: object) -> None:
         self._stack.close()
+
+    def _launch(self, kind: Any) -> Any:
+        return kind.launch(executable_path=_binary(), args=self._flags, timeout=30_000)
+
+    @contextlib.contextmanager
+    def another(self) -> Iterator[Chromium]:
+        """Start a second browser like this one, which must run: a thread has one Playwright."""
+        other = copy.copy(self)
+        other._browser = self._launch(self._browser.browser_type)
+        try:
+            yield other
+        finally:
+            other._browser.close()
+
+    def kill(self) -> None:
+        """End the browser with all its processes, as a crash would; its pages are gone then."""
+        devtools = self._browser.new_browser_cdp_session()
+        processes = devtools.send("SystemInfo.getProcessInfo")["processInfo"]
+        (main,) = (each["id"] for each in processes if each["type"] == "browser")
+        group = os.getpgid(main)
+        assert group != os.getpgrp(), "the browser is of this process's own group"
+        self._killed = True
+        os.killpg(group, signal.SIGKILL)
 
     @contextlib.contextmanager
     def page(
@@ -151,7 +175,8 @@ class Chromium:
             page.on("pageerror", lambda error: complaints.append(str(error)))
             page.goto(url)
             yield page
-            complaints += page.evaluate("window.cspViolations")
+            if not self._killed:
+                complaints += page.evaluate("window.cspViolations")
         except BaseException:
             if folder := os.environ.get("STREAMSEG_TEST_SCREENSHOTS"):
                 page.screenshot(path=str(Path(folder) / "failure.png"), full_page=True)
@@ -159,7 +184,8 @@ class Chromium:
                 print("the page complained:", *complaints, sep="\n  ")
             raise
         finally:
-            context.close()
+            if not self._killed:
+                context.close()
         wrong = [text for text in complaints if not expected or expected not in text]
         assert not wrong, f"the page complained: {wrong}"
 

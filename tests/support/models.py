@@ -10,7 +10,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-NAMES = ("quick", "slow", "very_slow", "classes", "vector", "classifier")
+NAMES = ("quick", "slow", "very_slow", "classes", "vector", "classifier", "types")
 
 
 def make_models(folder: Path) -> None:
@@ -44,6 +44,29 @@ def make_models(folder: Path) -> None:
     head = nn.Sequential(nn.Conv2d(3, 3, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten())
     export_module(head.eval(), (1, 3, 32, 48), folder / "classifier.pte")
     export_module(nn.Sequential(nn.Linear(8, 4), nn.ReLU()).eval(), (1, 8), folder / "vector.pte")
+    _write_types(folder / "types.pte")
+
+
+def _write_types(path: Path) -> None:
+    """A program with two methods: one takes float64, the other returns int64."""
+    import torch
+    from executorch.exir import to_edge
+    from torch import nn
+
+    class Doubles(nn.Module):
+        def forward(self, picture: torch.Tensor) -> torch.Tensor:
+            return picture.float()
+
+    class Indices(nn.Module):
+        def forward(self, picture: torch.Tensor) -> torch.Tensor:
+            return torch.argmax(picture, dim=1, keepdim=True)
+
+    shape = (1, 3, 4, 4)
+    methods = {
+        "doubles": torch.export.export(Doubles(), (torch.zeros(shape, dtype=torch.float64),)),
+        "indices": torch.export.export(Indices(), (torch.zeros(shape),)),
+    }
+    path.write_bytes(to_edge(methods).to_executorch().buffer)
 
 
 if __name__ == "__main__":

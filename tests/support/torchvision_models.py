@@ -22,6 +22,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from tests.support.made_once import digest_of, made_once
 from tests.support.programs import lack
 
 __all__ = [
@@ -90,19 +91,14 @@ def export_once(name: str, command: Sequence[str], sources: Sequence[Path]) -> P
         command: Arguments for Python; the folder's path takes the place of ``FOLDER``.
         sources: Files that the result depends on.
     """
-    key = hashlib.sha256("\n".join(command).encode())
-    for path in (Path(__file__), *sources):
-        key.update(path.read_bytes())
-    folder = _CACHE / "test-models" / f"{name}-{key.hexdigest()[:16]}"
-    if folder.exists():
-        return folder
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent) as made:
-        argv = [made if part == "FOLDER" else part for part in command]
+    key = digest_of((Path(__file__), *sources), *command)
+
+    def make(folder: Path) -> None:
+        argv = [str(folder) if part == "FOLDER" else part for part in command]
         run = [sys.executable, "-W", "ignore", *argv]
         subprocess.run(run, check=True, capture_output=True, cwd=_ROOT, timeout=300)
-        _keep(Path(made), folder)
-    return folder
+
+    return made_once(f"{name}-{key}", make)
 
 
 def _make_mobilenet(folder: Path, pictures: Sequence[str]) -> None:

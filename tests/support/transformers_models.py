@@ -5,9 +5,8 @@ The weights have a fixed seed and are spread so that pictures have several segme
 
 from __future__ import annotations
 
-import hashlib
-import os
-import shutil
+import contextlib
+import io
 import subprocess
 import sys
 from pathlib import Path
@@ -16,11 +15,15 @@ from typing import Any
 import pytest
 
 from streamseg.models.card import Card
+from tests.support.made_once import digest_of, made_once
 
 ROOT = Path(__file__).parents[2]
 SIZE = (96, 128)
 QUERIES = 8
 NAMES = ("segformer", "maskformer", "mask2former", "detr")
+IN_INT8 = ("segformer",)
+PICTURES = ROOT / "tests" / "golden" / "selfie"
+CALIBRATION = ("astronaut.jpg", "nobody.jpg")
 TOGETHER = (("mask2former", "segformer"), ("maskformer", "detr", "classifier"))
 LABELS = ("sky", "road", "person", "dog", "tree", "car", "N/A", "N/A", "cat")
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -157,7 +160,9 @@ def build(name: str) -> tuple[Any, Any]:
         if (
             name == "detr"
         ):  # attention over all pixels is small, and so are the queries' differences
-            model.mask_head.conv1.conv.weight[:, -8:] *= 100
+            model.mask_head.conv1.conv.weight[:, -8:] *= 1000
+            model.bbox_attention.q_linear.weight *= 2
+            model.bbox_attention.k_linear.weight *= 2
             model.detr.model.query_position_embeddings.weight *= 30
         # Classes that differ from place to place, or from query to query.
         coarse = torch.rand((1, 3, 6, 8), generator=torch.Generator().manual_seed(1))
@@ -184,6 +189,22 @@ def export_some(folder: str, *names: str) -> None:
         for part in build(name):
             part.save_pretrained(Path(folder) / name)
         export_transformers(Path(folder) / name, Path(folder) / f"{name}.pte")
+        if name in IN_INT8:
+            export_int8(Path(folder), name, Path(folder))
+
+
+def export_int8(saved: Path, name: str, folder: Path) -> None:
+    """Export a saved model as the command line does it; its report goes beside the program."""
+    from streamseg.cli.app import run_command
+
+    arguments = ["export", "transformers", saved / name, "-o", folder / f"{name}-int8.pte"]
+    arguments += ["--int8", "--json", "--picture", PICTURES / "astronaut_small.jpg"]
+    for picture in CALIBRATION:
+        arguments += ["--calibrate", PICTURES / picture]
+    with contextlib.redirect_stdout(io.StringIO()) as said:
+        code = run_command([str(argument) for argument in arguments])
+    assert code == 0
+    (folder / f"{name}-int8.json").write_text(said.getvalue())
 
 
 def _export_classifier(path: Path) -> None:
@@ -199,41 +220,32 @@ def _export_classifier(path: Path) -> None:
     export_module(module, (1, 3, 32, 32), path, card=card, delegate="any")
 
 
-def exported_models(folder: Path) -> Path:
+def exported_models() -> Path:
     """Return a folder with all models; made once per version of what makes them."""
     pytest.importorskip("transformers", reason="transformers is not installed")
     convert = ROOT / "streamseg" / "convert"
-    made_by = Path(__file__).read_bytes()
-    for path in (*sorted(convert.glob("transformers_models*.py")), convert / "_lowering.py"):
-        made_by += path.read_bytes()
-    key = hashlib.sha256(made_by).hexdigest()[:16]
-    kept = ROOT / ".cache" / "test-transformers" / key
-    if not kept.exists():
-        code = "import sys; from tests.support import transformers_models as made; "
-        code += "made.export_some(*sys.argv[1:])"
-        running = [
-            subprocess.Popen(
-                [sys.executable, "-c", code, str(folder), *names],
-                cwd=ROOT,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-            )
-            for names in TOGETHER
-        ]
-        try:
-            for process in running:
-                output, _ = process.communicate(timeout=500)
-                assert process.returncode == 0, output[-3000:]
-        finally:
-            for process in running:
-                process.kill()
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        mine = kept.with_name(f"{kept.name}.{os.getpid()}")
-        shutil.copytree(folder, mine)
-        try:
-            mine.rename(kept)
-        except OSError:  # another test process was quicker
-            shutil.rmtree(mine)
-            assert kept.exists()
-    return kept
+    others = [convert / name for name in ("_lowering.py", "_trials.py", "quantize.py")]
+    made_by = [Path(__file__), *sorted(convert.glob("transformers_models*.py")), *others]
+    return made_once(f"transformers-{digest_of(made_by)}", _export_all)
+
+
+def _export_all(folder: Path) -> None:
+    code = "import sys; from tests.support import transformers_models as made; "
+    code += "made.export_some(*sys.argv[1:])"
+    running = [
+        subprocess.Popen(
+            [sys.executable, "-c", code, str(folder), *names],
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for names in TOGETHER
+    ]
+    try:
+        for process in running:
+            output, _ = process.communicate(timeout=500)
+            assert process.returncode == 0, output[-3000:]
+    finally:
+        for process in running:
+            process.kill()

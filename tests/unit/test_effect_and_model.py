@@ -9,7 +9,9 @@ from streamseg.effects.registry import EFFECTS, create_effect
 from streamseg.errors import ConfigError
 from streamseg.models.card import Card
 from streamseg.session.parts import check_effect, obtain_configured
+from streamseg.session.serve import _effects_for
 from streamseg.session.turns import Look, labels_for, mask_look, next_look
+from streamseg.webrtc.choices import servable_effects
 
 CLASSIFIER = Card(name="tones", task="classification", labels=("RED", "GREEN"))
 SELFIE = Card(name="selfie")
@@ -28,6 +30,16 @@ def test_each_effect_takes_the_models_that_it_can_work_with(name: str) -> None:
             check_effect(name, effect, card)
         assert card.name in str(caught.value)
         assert "\n" not in str(caught.value)
+
+
+def test_a_server_offers_what_its_model_can_do() -> None:
+    assert set(_effects_for(CLASSIFIER, "labels")) == {"none", "labels"}
+    for card in (SELFIE, OBJECTS):
+        assert set(servable_effects()) - set(_effects_for(card, "blur")) == {"labels"}
+    things = Card(name="things", task="instance-segmentation", labels=("CUP", "KEY"))
+    able = _effects_for(things, "blur")
+    assert "pixelate" not in able, "it is about people unless told otherwise"
+    assert "blur" in able, "the operator has told it otherwise"
 
 
 def test_masks_cannot_be_written_of_a_classifier() -> None:

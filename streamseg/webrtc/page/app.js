@@ -1,9 +1,10 @@
 // The page: ties devices, choice, connection and screen together.
 
 import { Background } from "./background.js";
+import { Capture } from "./capture.js";
 import { Choice } from "./choice.js";
 import { Connection } from "./connection.js";
-import { fillDevices, mayCapture, openCamera, openMicrophone } from "./devices.js";
+import { fillDevices, mayCapture } from "./devices.js";
 import { Figures } from "./figures.js";
 import { recall, remember } from "./memory.js";
 import { Screen } from "./screen.js";
@@ -15,7 +16,8 @@ const [status, problem, startButton] = [element("status"), element("problem"), e
 const [camera, microphone] = [element("camera"), element("microphone")];
 const [mask, compare, hear] = [element("mask"), element("compare"), element("hear")];
 
-const tracks = { video: null, audio: null };
+const capture = new Capture();
+const { tracks } = capture;
 const screen = new Screen();
 const figures = new Figures();
 const background = new Background();
@@ -46,15 +48,14 @@ async function start() {
   screen.cover("Opening the camera");
   startButton.textContent = "Stop";
   if (!mayCapture()) return giveUp(INSECURE);
-  try {
-    setVideo(await openCamera(camera.value));
-  } catch (error) {
-    return giveUp(deviceProblem(error));
-  }
-  if (!wanted) return release(); // Stop was pressed while the browser asked
+  if (await setVideo()) await call();
+}
+
+/** Go on, with the camera open. */
+async function call() {
   await setAudio();
   listDevices();
-  if (!wanted) return release();
+  if (!tracks.video) return; // stopped by now, or another camera is being opened, and goes on then
   remember("running", true);
   await connection.start();
 }
@@ -79,10 +80,7 @@ function giveUp(words) {
 }
 
 function release() {
-  for (const kind of ["video", "audio"]) {
-    tracks[kind]?.stop();
-    tracks[kind] = null;
-  }
+  capture.close();
   screen.setCamera(null);
 }
 
@@ -102,6 +100,11 @@ connection.addEventListener("state", ({ detail }) => {
     screen.cover("No picture: not connected");
     figures.clear();
     showRetry(detail.seconds);
+  } else if (detail.state === "paused") {
+    showProblem("");
+    say("waiting", "Paused until this page is shown again");
+    screen.cover("Paused");
+    figures.clear();
   } else if (detail.state === "failed") {
     giveUp(wordsOf(detail.error));
     element("token-form").hidden = detail.error?.status !== 401;
@@ -112,10 +115,10 @@ function wordsOf(error) {
   return error instanceof Refusal ? refusalWords(error.status, error.said) : error.message;
 }
 
-async function freshConfig() {
+async function freshConfig(signal) {
   const known = config;
   config = null;
-  const fresh = known ?? (await fetchConfig());
+  const fresh = known ?? (await fetchConfig(signal));
   choice.configure(fresh);
   return fresh;
 }
@@ -123,8 +126,8 @@ async function freshConfig() {
 // -- what the server is asked for ----------------------------------------------------------------
 
 /** What a new call begins with, so that no other effect is seen first. */
-async function firstWish() {
-  const wish = choice.own ? await choice.message() : {};
+async function firstWish(signal) {
+  const wish = choice.own ? await choice.message({ signal }) : {};
   told = JSON.stringify(wish);
   return wish;
 }
@@ -138,21 +141,23 @@ async function catchUp() {
 async function tellChoice({ again = false } = {}) {
   let wish;
   try {
-    wish = await choice.message(again);
+    wish = await choice.message({ again });
   } catch (error) {
     showProblem(wordsOf(error));
     return;
   }
   const text = JSON.stringify(wish);
-  if (text !== told && connection.send(wish)) told = text;
+  if (text === told) return;
+  if (choice.isTheServersAlone) connection.renew();
+  else if (connection.send(wish)) told = text;
 }
 
 /** The server keeps pictures for a while only: one that it has forgotten is sent again, once. */
-async function repair() {
+async function repair(_, signal) {
   if (!choice.usesOwnPicture || uploadedAgain) return false;
   uploadedAgain = true;
   try {
-    await background.upload({ again: true });
+    await background.upload({ again: true, signal });
     return true;
   } catch {
     return false;
@@ -178,27 +183,39 @@ function heard(message) {
 
 // -- devices -------------------------------------------------------------------------------------
 
-function setVideo(track) {
-  tracks.video?.stop();
-  tracks.video = track;
-  track.onended = () => giveUp("The camera was disconnected. Connect it again, then press Start.");
-  screen.setCamera(track);
-  return connection.call?.video.sender.replaceTrack(track);
+/** Open the chosen camera and use it; returns whether it is open and still wanted. */
+async function setVideo() {
+  screen.setCamera(null);
+  try {
+    if (!(await capture.openCamera(camera.value))) return false;
+  } catch (error) {
+    giveUp(deviceProblem(error));
+    return false;
+  }
+  tracks.video.onended = () =>
+    giveUp("The camera was disconnected. Connect it again, then press Start.");
+  screen.setCamera(tracks.video);
+  send("video");
+  return true;
 }
 
+/** Likewise with the microphone, without which a call goes on. */
 async function setAudio() {
-  let track = null;
   microphoneProblem = "";
   try {
-    if (microphone.value !== "off") track = await openMicrophone(microphone.value);
+    if (!(await capture.openMicrophone(microphone.value))) return;
   } catch (error) {
     microphone.value = "off";
     microphoneProblem = deviceProblem(error, "microphone");
   }
   showProblem(microphoneProblem);
-  tracks.audio?.stop();
-  tracks.audio = track;
-  await connection.call?.audio.sender.replaceTrack(track);
+  send("audio");
+}
+
+/** Let the running call send what is open now; one that cannot is made anew. */
+function send(kind) {
+  const { call: running } = connection;
+  running?.[kind].sender.replaceTrack(tracks[kind]).catch(() => running.lose("The device changed."));
 }
 
 async function listDevices() {
@@ -209,15 +226,7 @@ async function listDevices() {
 
 async function cameraChosen() {
   remember("camera", camera.value);
-  if (!tracks.video) return;
-  // Some systems open no second camera while the first one is in use
-  tracks.video.onended = null;
-  tracks.video.stop();
-  try {
-    await setVideo(await openCamera(camera.value));
-  } catch (error) {
-    giveUp(deviceProblem(error));
-  }
+  if (wanted && (await setVideo()) && !connection.running) await call();
 }
 
 // -- what the page says --------------------------------------------------------------------------
@@ -272,7 +281,10 @@ camera.addEventListener("change", cameraChosen);
 microphone.addEventListener("change", () => tracks.video && setAudio());
 navigator.mediaDevices?.addEventListener("devicechange", listDevices);
 // The server's place is free for the next page at once, instead of after its time-out
-addEventListener("pagehide", () => connection.leave());
+addEventListener("pagehide", () => {
+  connection.leave();
+  capture.close();
+});
 addEventListener("pageshow", ({ persisted }) => {
   if (persisted && wanted) location.reload(); // out of the back/forward cache: the call is gone
 });

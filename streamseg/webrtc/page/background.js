@@ -52,9 +52,9 @@ export class Background {
   }
 
   /** Bring it to the server, once, or again after the server has forgotten it. */
-  async upload({ again = false } = {}) {
+  async upload({ again = false, signal } = {}) {
     if (!this.#blob) return null;
-    if (again || !this.id) this.id = await sendBackground(this.#blob);
+    if (again || !this.id) this.id = await sendBackground(this.#blob, signal);
     return this.id;
   }
 

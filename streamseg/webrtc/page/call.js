@@ -1,6 +1,7 @@
 // One call: camera to the server, processed picture back, and a channel to steer it by.
 
 import { endSession, sendOffer } from "./server.js";
+import { until } from "./waiting.js";
 
 const GATHER_MS = 1500; // a STUN server that does not answer must not hold up the call
 const CONNECT_MS = 12000; // the server itself gives up after 10 s
@@ -13,7 +14,7 @@ export class Lost extends Error {}
 
 export class Call {
   /**
-   * @param tracks {video, audio}: what to send; audio may be null
+   * @param tracks {video, audio}: what to send; null is sent as soon as it is there
    * @param handlers {onMessage(object), onStream(stream)}
    */
   constructor(config, tracks, handlers) {
@@ -27,7 +28,7 @@ export class Call {
       this.lose = (reason) => resolve(new Lost(reason));
     });
     // Both sections are there from the start, so that a microphone can be added without a new offer
-    this.video = this.pc.addTransceiver(tracks.video, { direction: "sendrecv" });
+    this.video = this.pc.addTransceiver(tracks.video ?? "video", { direction: "sendrecv" });
     this.audio = this.pc.addTransceiver(tracks.audio ?? "audio", { direction: "sendrecv" });
     this.channel = this.pc.createDataChannel("control");
     this.channel.onmessage = (event) => this.#receive(event.data);
@@ -109,9 +110,9 @@ export class Call {
   }
 
   #gathered(signal) {
-    return until(signal, GATHER_MS, "resolve", (done) => {
+    return until(signal, GATHER_MS, "resolve", (done, _, over) => {
       const look = () => this.pc.iceGatheringState === "complete" && done();
-      this.pc.addEventListener("icegatheringstatechange", look);
+      this.pc.addEventListener("icegatheringstatechange", look, { signal: over });
       look();
     });
   }
@@ -122,25 +123,6 @@ export class Call {
       this.lost.then(fail);
     });
   }
-}
-
-/** A promise with an end: late is "resolve" or an error. */
-function until(signal, milliseconds, late, begin) {
-  return new Promise((resolve, reject) => {
-    const finish = (settle) => (value) => {
-      clearTimeout(timer);
-      signal.removeEventListener("abort", aborted);
-      settle(value);
-    };
-    const aborted = () => finish(reject)(signal.reason);
-    const timer = setTimeout(
-      () => (late === "resolve" ? resolve() : finish(reject)(late)),
-      milliseconds,
-    );
-    signal.addEventListener("abort", aborted);
-    begin(finish(resolve), finish(reject));
-    if (signal.aborted) aborted();
-  });
 }
 
 /** Leave out what the server cannot use (TCP) and what is over its limit. */

@@ -2,6 +2,11 @@
 
 const WIDTH = 96;
 const HEIGHT = 64;
+const OVER_PERSON = {
+  tint: { colour: "#e0218a", alpha: 0.55 },
+  mask: { colour: "#ffffff", alpha: 1 },
+  "per-class": { colour: "#e0a526", alpha: 0.6 },
+};
 
 function canvasOf(width, height) {
   const canvas = document.createElement("canvas");
@@ -60,15 +65,6 @@ function coarse(canvas, columns, smooth) {
   ink.drawImage(small, 0, 0, WIDTH, HEIGHT);
 }
 
-function checks(ink) {
-  for (let y = 0; y < HEIGHT; y += 8) {
-    for (let x = 0; x < WIDTH; x += 8) {
-      ink.fillStyle = (x + y) % 16 ? "#ffffff" : "#c3c7cf";
-      ink.fillRect(x, y, 8, 8);
-    }
-  }
-}
-
 function flood(ink, colour, operation = "source-over", alpha = 1) {
   ink.save();
   ink.globalCompositeOperation = operation;
@@ -85,11 +81,38 @@ function drawCover(ink, picture) {
   ink.drawImage(picture, (WIDTH - width) / 2, (HEIGHT - height) / 2, width, height);
 }
 
+/** Stands for a picture that this page does not know. */
+function drawHills(ink) {
+  flood(ink, "#bfe0f7");
+  for (const [colour, x, y, radius] of [
+    ["#f7d774", 76, 16, 8],
+    ["#7fae7a", 20, 92, 52],
+    ["#4f8a57", 80, 100, 54],
+  ]) {
+    ink.fillStyle = colour;
+    ink.beginPath();
+    ink.arc(x, y, radius, 0, 2 * Math.PI);
+    ink.fill();
+  }
+}
+
+/** Lines of text with a bar each, as the server writes them into a corner. */
+function drawPanel(ink) {
+  ink.fillStyle = "rgb(0 0 0 / 70%)";
+  ink.fillRect(2, 3, 31, 31);
+  [23, 15, 8].forEach((length, index) => {
+    ink.fillStyle = "#ffffff";
+    ink.fillRect(6, 7 + index * 9, 14 + length / 3, 3);
+    ink.fillStyle = "#26a69a";
+    ink.fillRect(6, 11 + index * 9, length, 2);
+  });
+}
+
 /**
  * Draw the preview of an effect.
  * @param canvas where to; its size is set here
  * @param name the effect
- * @param background for "replace": a CSS colour, or a picture
+ * @param background for "replace": a CSS colour, or a picture; null if it is not known
  */
 export function drawPreview(canvas, name, background = "#12a150") {
   canvas.width = WIDTH;
@@ -99,16 +122,20 @@ export function drawPreview(canvas, name, background = "#12a150") {
   if (name === "blur") coarse(canvas, 9, true);
   else if (name === "pixelate") coarse(canvas, 12, false);
   else if (name === "grayscale") flood(ink, "#808080", "saturation");
-  else if (name === "cutout") checks(ink);
+  else if (name === "mask") flood(ink, "#000000");
+  else if (name === "per-class") flood(ink, "#34508c", "source-over", 0.6);
   else if (name === "replace") {
     if (typeof background === "string") flood(ink, background);
-    else drawCover(ink, background);
+    else if (background) drawCover(ink, background);
+    else drawHills(ink);
   }
   drawPerson(ink);
-  if (name === "tint") {
+  const over = OVER_PERSON[name];
+  if (over) {
     ink.save();
     ink.clip(personPath());
-    flood(ink, "#e0218a", "source-over", 0.55);
+    flood(ink, over.colour, "source-over", over.alpha);
     ink.restore();
   }
+  if (name === "labels") drawPanel(ink);
 }

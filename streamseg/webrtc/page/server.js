@@ -1,5 +1,8 @@
 // The server's HTTP side.
 
+const ANSWER_MS = 10000;
+const UPLOAD_MS = 40000; // some megabytes over a telephone's connection; the server waits for 30 s
+
 /** The server said no, or nothing at all (status 0). */
 export class Refusal extends Error {
   constructor(status, message, retryAfterS) {
@@ -34,43 +37,61 @@ async function refusalOf(response) {
   return new Refusal(response.status, String(said), Number.isFinite(wait) ? wait : undefined);
 }
 
-async function request(path, options = {}) {
+/**
+ * Ask, and return what read makes of the answer.
+ * @param options of fetch; signal takes the request back, read(response) is the way to read it
+ * @param limitMs how long it may take until it is read: a server may take a request and be silent
+ */
+async function request(path, { read = () => null, signal, ...options } = {}, limitMs = ANSWER_MS) {
+  signal?.throwIfAborted();
   const headers = { ...options.headers };
   if (token) headers.Authorization = `Bearer ${token}`;
-  let response;
+  const stopper = new AbortController();
+  const stop = () => stopper.abort();
+  const timer = setTimeout(stop, limitMs);
+  signal?.addEventListener("abort", stop);
   try {
-    response = await fetch(path, { cache: "no-store", credentials: "omit", ...options, headers });
+    const response = await fetch(path, {
+      cache: "no-store",
+      credentials: "omit",
+      ...options,
+      headers,
+      signal: stopper.signal,
+    });
+    if (!response.ok) throw await refusalOf(response);
+    return await read(response);
   } catch (error) {
-    if (options.signal?.aborted) throw options.signal.reason;
-    throw new Refusal(0, error.message);
+    signal?.throwIfAborted();
+    if (stopper.signal.aborted) throw new Refusal(0, `no answer after ${limitMs / 1000} s`);
+    throw error instanceof Refusal ? error : new Refusal(0);
+  } finally {
+    clearTimeout(timer);
+    signal?.removeEventListener("abort", stop);
   }
-  if (!response.ok) throw await refusalOf(response);
-  return response;
 }
 
-export async function fetchConfig() {
-  return (await request("config.json")).json();
+const json = (response) => response.json();
+
+export function fetchConfig(signal) {
+  return request("config.json", { read: json, signal });
 }
 
 /** Exchange the offer for {sdp, type, session}. */
-export async function sendOffer(body, signal) {
-  const response = await request("offer", {
+export function sendOffer(body, signal) {
+  return request("offer", {
     method: "POST",
     headers: { "Content-Type": "application/json" },
     body: JSON.stringify(body),
+    read: json,
     signal,
   });
-  return response.json();
 }
 
 /** Upload a picture; returns the name by which the effect "replace" knows it. */
-export async function sendBackground(blob) {
-  const response = await request("background", {
-    method: "POST",
-    headers: { "Content-Type": blob.type },
-    body: blob,
-  });
-  return (await response.json()).id;
+export async function sendBackground(blob, signal) {
+  const headers = { "Content-Type": blob.type };
+  const options = { method: "POST", headers, body: blob, read: json, signal };
+  return (await request("background", options, UPLOAD_MS)).id;
 }
 
 /** Tell the server that a session is over; also while the page goes away. Never rejects. */

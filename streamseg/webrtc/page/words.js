@@ -31,6 +31,7 @@ export const INSECURE =
 /** Words for an answer of the server that is not a session; message is the server's own line. */
 export function refusalWords(status, message) {
   const said = message ? ` The server says: ${message}` : "";
+  if (status === 0 && message) return `The server does not answer: ${message}.`;
   if (status === 0) return "The server cannot be reached.";
   if (status === 401) return "The server wants an access token.";
   if (status === 403) return `The server does not allow this page.${said}`;

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import anyio
 import psutil
@@ -23,6 +24,9 @@ from tests.support.chromium import Chromium, make_camera, picture_of, require_ch
 from tests.support.namespaces import Network, metric, require_namespaces, room_filled
 from tests.support.serving import Serving
 from tests.support.webrtc_peers import descriptors, picture, read_number
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(60)]
 
@@ -344,7 +348,8 @@ def test_machine_without_a_network() -> None:
 def test_browser_on_the_same_machine(network: bool, tmp_path: Path) -> None:
     """The server is started as its user would, and so is the browser where there is a network.
 
-    Without any, Chromium has no candidate at all unless it is told that loopback will do.
+    Without any, Chromium has no candidate at all unless it is told that loopback will do. With one,
+    the page makes a new call by itself when the machine gets another address.
     """
     require_namespaces()
     require_chromium()
@@ -352,12 +357,21 @@ def test_browser_on_the_same_machine(network: bool, tmp_path: Path) -> None:
     if network:
         browser._flags.remove("--allow-loopback-in-peer-connection")
 
+    def connected(page: Page) -> None:
+        page.locator("#status[data-state=connected]").wait_for()
+        page.locator("#veil").wait_for(state="hidden")
+        assert picture_of(page, "processed").size
+
     def scenario(url: str) -> None:
-        with browser, browser.page(url) as page:
+        with browser, browser.page(url, expected="net::ERR_" if network else "") as page:
             page.get_by_role("button", name="Start").click()
-            page.locator("#status", has_text="Connected").wait_for()
-            page.locator("#veil").wait_for(state="hidden")
-            assert picture_of(page, "processed").size
+            connected(page)
+            if network:
+                here.readdress(f"{ELSEWHERE}/24")
+                changed_s = time.monotonic()
+                page.locator("#status[data-state=connected]").wait_for(state="detached")
+                connected(page)
+                assert time.monotonic() - changed_s < 15
 
     with Network() as places:
         here = places.add("here")

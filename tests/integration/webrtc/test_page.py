@@ -17,7 +17,7 @@ from tests.support.chromium import Chromium, make_camera, picture_of, require_ch
 from tests.support.serving import Serving
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Page
+    from playwright.sync_api import Page, Route
 
 pytestmark = [pytest.mark.integration, pytest.mark.browser]
 
@@ -189,6 +189,44 @@ def test_own_picture_becomes_the_background_also_after_a_reload(
         (tmp_path / "notes.png").write_text("no picture")
         page.get_by_label("Own picture").set_input_files(tmp_path / "notes.png")
         page.get_by_text("cannot read that file as a picture").wait_for()
+
+
+def test_effects_are_those_that_the_server_lists_and_the_one_that_it_begins_with(
+    chromium: Chromium, server: Serving
+) -> None:
+    def tell(route: Route) -> None:
+        """As a server with an effect that only its operator may have."""
+        response = route.fetch()
+        config = response.json()
+        config["effects"] = ["grayscale", "labels", "mask", "brand-new"]
+        config["effect"] = {"name": "per-class", "options": {}}
+        config["may_bypass"] = False
+        route.fulfill(response=response, json=config)
+
+    def effects() -> list[str]:
+        return page.get_by_role("radio").evaluate_all("(all) => all.map(({ value }) => value)")
+
+    offers: list[dict[str, Any]] = []
+    with chromium.page(server.url) as page:
+        page.locator("input[value=none]").wait_for(state="attached")
+        told = page.evaluate("async () => (await fetch('config.json')).json()")["effects"]
+        assert sorted(effects()) == sorted(set(told) - {"mask"})
+        assert "labels" not in told, "this model classifies nothing"
+        page.route("**/config.json", tell)
+        page.route(
+            "**/offer",
+            lambda route: (offers.append(route.request.post_data_json), route.continue_()),
+        )
+        page.reload()
+        start(page)
+        assert effects() == ["grayscale", "labels", "per-class", "brand-new"]
+        for name in ("By class", "Grey", "By class"):
+            page.get_by_role("radio", name=name).check()
+            page.locator("#status", has_text=f"Connected: {name}").wait_for()
+        assert [offer.get("effect") for offer in offers] == [None, None]
+        page.get_by_role("radio", name="Grey").check()
+        strength = page.get_by_role("slider", name="Strength")
+        assert strength.get_attribute("min") == "100", "the server makes it no weaker"
 
 
 def test_mask_view_shows_the_subject_white(chromium: Chromium, server: Serving) -> None:

@@ -14,7 +14,7 @@ import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import aiohttp
 import anyio
@@ -133,7 +133,8 @@ async def test_the_path_of_the_configured_background_is_told_to_nobody(tmp_path:
     given = {"effect__name": "replace", "effect__background": str(background)}
     async with await serving(**given) as session, aiohttp.ClientSession() as client:
         async with client.get(f"{session.server.url}/config.json") as response:
-            assert (await response.json())["effect"] == {"name": "replace", "options": {}}
+            told = (await response.json())["effect"]
+            assert told == {"name": "replace", "options": {}, "files": ["background"]}
         background.unlink()
         refused = await refusal(session)
         assert "neither a file that exists" in refused
@@ -293,50 +294,69 @@ async def test_mutated_offers_do_not_slow_the_call_beside_them() -> None:
     """In a process of its own, as in use: what is measured is what the offers do to the server."""
     chance = random.Random(11)
     originals = [path.read_bytes().decode() for path in sorted(OFFERS.glob("*.sdp"))]
-    sdps = [mutated(chance.choice(originals), chance) for _ in range(500)]
+    sdps = [mutated(chance.choice(originals), chance) for _ in range(240)]
     alone, beside = Counted(), Counted()
     async with (
-        served() as (url, _),
+        served() as (url, *_),
         Caller(url) as caller,
         aiohttp.ClientSession() as client,
     ):
         await ready(url, client)
         await caller.next_frames(25)
         # By turns: whatever else this machine does meanwhile, it does to both.
-        for begin in range(0, 500, 50):
+        for begin in range(0, 240, 48):
             with alone.counting(caller):
-                await asyncio.sleep(1.0)
+                await asyncio.sleep(0.8)
             with beside.counting(caller):
-                for number in range(begin, begin + 50):
+                for number in range(begin, begin + 48):
                     # Thirty a second: fifteen times what an address may send by default
                     pace = asyncio.create_task(asyncio.sleep(1 / 30))
                     await attack(url, client, sdps[number], whip=bool(number % 2))
                     await pace
         assert not caller.ended.is_set()
-    assert alone.rate > 8  # of 25: else there would be nothing to be kept
-    # Where others have the processor, the call misses frames anyway, and every offer costs it some.
-    least = 0.8 if alone.rate > 22 else 0.6
-    told = f"{beside.rate:.1f} fps beside the offers, {alone.rate:.1f} without them"
-    assert beside.rate >= least * alone.rate, told
+    told = (
+        f"{beside.rate:.1f} fps beside the offers, {alone.rate:.1f} without them;"
+        f" {beside.idle:.0%} of the processors idle"
+    )
+    assert alone.rate > 8, told  # of 25: else there would be nothing to be kept
+    if beside.idle < 0.2:  # others want the processors: every offer costs the call of its share
+        assert beside.rate >= 0.6 * alone.rate, told
+    elif alone.rate < 24.5:
+        assert beside.rate >= 0.8 * alone.rate, told
+    else:
+        assert beside.rate >= 24, told
 
 
 class Counted:
-    """Pictures that came back to a caller, and in what time."""
+    """Pictures that came back to a caller, and in what time.
+
+    Attributes:
+        idle: The share of the processors that nobody wanted meanwhile.
+    """
 
     def __init__(self) -> None:
         self.frames = 0
         self.seconds = 0.0
+        self._idle_s = 0.0
+        self._all_s = 0.0
 
     @contextmanager
     def counting(self, caller: Caller) -> Iterator[None]:
-        begun, frames = time.monotonic(), caller.frames
+        begun, frames, processors = time.monotonic(), caller.frames, psutil.cpu_times()
         yield
         self.frames += caller.frames - frames
         self.seconds += time.monotonic() - begun
+        now = psutil.cpu_times()
+        self._idle_s += now.idle - processors.idle
+        self._all_s += sum(now) - sum(processors)
 
     @property
     def rate(self) -> float:
         return self.frames / self.seconds
+
+    @property
+    def idle(self) -> float:
+        return self._idle_s / self._all_s
 
 
 async def attack(url: str, client: aiohttp.ClientSession, sdp: str, *, whip: bool) -> None:
@@ -367,28 +387,50 @@ async def ready(url: str, client: aiohttp.ClientSession) -> None:
 async def test_connects_and_disconnects_leave_nothing() -> None:
     """The server alone, in a process of its own: callers take memory too."""
     pictures = sample_pictures(10)
-    async with served() as (url, server):
+    async with served() as server:
 
-        async def some(count: int) -> tuple[int, int, int]:
-            for _ in range(count):
-                async with Caller(url, pictures=pictures) as caller:
+        async def call(times: int) -> None:
+            for _ in range(times):
+                async with Caller(server.url, pictures=pictures) as caller:
                     await asyncio.wait_for(caller.first.wait(), 10)
-            return await settled(server)
 
-        fds, threads, rss = await some(5)
-        fds_after, threads_after, rss_after = await some(15)
-        assert fds_after <= fds
-        assert threads_after <= threads + 2  # workers of a pool that is not full yet
-        assert rss_after - rss < 25e6
+        await call(10)
+        warm = await lowest(server)
+        await call(25)
+        half = await lowest(server)
+        await call(25)
+        # Workers come, of a pool that is not full yet
+        most = warm._replace(threads=warm.threads + 2, rss=half.rss + 5_000_000)
+        full = await lowest(server, most)
+        told = f"after 10 calls {warm}, after 35 {half}, after 60 {full}"
+        assert all(now <= may for now, may in zip(full, most, strict=True)), told
+        assert half.rss - warm.rss < 15e6, told
 
 
-async def settled(server: psutil.Process) -> tuple[int, int, int]:
-    """Return descriptors, threads and memory of a process once its memory is given back."""
-    lowest = server.memory_info().rss
-    for _ in range(20):
+class Held(NamedTuple):
+    """What a process holds; its memory in bytes."""
+
+    tasks: int
+    descriptors: int
+    threads: int
+    rss: int
+
+
+async def lowest(server: Served, most: Held | None = None) -> Held:
+    """Return the least of each that a server holds within 2 s; within 10, while it is too much."""
+    found = await held(server)
+    for tenth in range(100):
+        much = most is not None and any(now > may for now, may in zip(found, most, strict=True))
+        if tenth >= 20 and not much:
+            break
         await anyio.sleep(0.1)
-        lowest = min(lowest, server.memory_info().rss)
-    return server.num_fds(), server.num_threads(), lowest
+        found = Held(*map(min, found, await held(server)))
+    return found
+
+
+async def held(server: Served) -> Held:
+    process, tasks = server.process, await server.tasks()
+    return Held(tasks, process.num_fds(), process.num_threads(), process.memory_info().rss)
 
 
 async def test_killed_caller_is_gone_within_ten_seconds() -> None:
@@ -428,17 +470,41 @@ async def test_model_process_that_dies_hides_and_comes_back() -> None:
         assert session.statistics().worker_restarts == 1
 
 
+# A line on the standard input is answered with how many tasks there are.
 SERVE = """
 import asyncio, sys
 from streamseg.session.serve import run_server
 from streamseg.session.serve_config import load_serve_config
+
+def ready(session):
+    asyncio.get_running_loop().add_reader(sys.stdin, count)
+    print(session.server.url, flush=True)
+
+def count():
+    if sys.stdin.readline():
+        print(len(asyncio.all_tasks()), flush=True)
+
 config = load_serve_config(None, {"server.port": 0, "limits.offers_per_minute": 10_000})
-asyncio.run(run_server(config, on_ready=lambda s: print(s.server.url, flush=True)))
+asyncio.run(run_server(config, on_ready=ready))
 """
 
 
+class Served(NamedTuple):
+    """A server in a process of its own."""
+
+    url: str
+    process: psutil.Process
+    asked: asyncio.StreamWriter
+    answered: asyncio.StreamReader
+
+    async def tasks(self) -> int:
+        """Return how many tasks its loop has."""
+        self.asked.write(b"tasks\n")
+        return int(await asyncio.wait_for(self.answered.readline(), 5))
+
+
 @asynccontextmanager
-async def served() -> AsyncIterator[tuple[str, psutil.Process]]:
+async def served() -> AsyncIterator[Served]:
     """Run a server in a process; at the end SIGTERM must end it cleanly within 5 s."""
     server = await asyncio.create_subprocess_exec(
         sys.executable,
@@ -446,14 +512,16 @@ async def served() -> AsyncIterator[tuple[str, psutil.Process]]:
         "error",
         "-c",
         SERVE,
+        stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )
+    assert server.stdin is not None
     assert server.stdout is not None
     try:
         url = (await asyncio.wait_for(server.stdout.readline(), 20)).decode().strip()
         process = psutil.Process(server.pid)
-        yield url, process
+        yield Served(url, process, server.stdin, server.stdout)
         children = process.children(recursive=True)
         server.terminate()
         _, errors = await asyncio.wait_for(server.communicate(), 5)
@@ -468,8 +536,8 @@ async def served() -> AsyncIterator[tuple[str, psutil.Process]]:
 
 async def test_sigterm_ends_calls_and_exits() -> None:
     async with AsyncExitStack() as stack:
-        async with served() as (url, _):
-            caller = await stack.enter_async_context(Caller(url))
+        async with served() as running:
+            caller = await stack.enter_async_context(Caller(running.url))
             await asyncio.wait_for(caller.first.wait(), 15)
         await asyncio.wait_for(caller.ended.wait(), 5)
 

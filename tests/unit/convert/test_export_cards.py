@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from streamseg.convert._staging import Staging
-from streamseg.convert.cards import card_to_toml, check_card, complete_card
+from streamseg.convert.cards import card_to_toml, check_card, complete_card, minimal_card
 from streamseg.errors import ModelError
 from streamseg.models.card import Card, InstanceRule, MaskRule, load_card
 
@@ -108,6 +108,66 @@ def test_staged_files_come_together_with_the_rights_of_new_files(tmp_path: Path)
     assert (one.read_bytes(), two.read_bytes()) == (b"new", b"card")
     assert one.stat().st_mode == fresh.stat().st_mode
     assert sorted(tmp_path.iterdir()) == [fresh, one, two]
+
+
+@pytest.mark.parametrize(
+    ("shapes", "task"),
+    [
+        ([(1, 3, 8, 8)], "semantic-segmentation"),
+        ([(1, 1000)], "classification"),
+        ([(1, 5, 4), (1, 5, 2), (1, 5, 8, 8)], None),
+        ([(1, 9)] * 2, None),
+        ([(1, 9, 4)], None),
+    ],
+)
+def test_outputs_tell_the_task_or_they_do_not(
+    shapes: list[tuple[int, ...]], task: str | None
+) -> None:
+    card = minimal_card("road", shapes)
+    assert (card and card.task) == task
+    if card is not None:
+        check_card(card, shapes, PTE)
+
+
+def test_a_file_is_removed_with_what_takes_its_place(tmp_path: Path) -> None:
+    one, two = tmp_path / "m.pte", tmp_path / "m.toml"
+    for path in (one, two):
+        path.write_bytes(b"old")
+    with Staging() as staging:
+        staging.add(one, b"new")
+        staging.remove(two)
+        staging.remove(tmp_path / "never there")
+    assert (one.read_bytes(), two.read_bytes()) == (b"old", b"old")
+    with Staging() as staging:
+        staging.add(one, b"new")
+        staging.remove(two)
+        staging.commit()
+    assert list(tmp_path.iterdir()) == [one]
+    assert one.read_bytes() == b"new"
+
+
+def test_a_file_that_is_removed_comes_back_after_a_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, two, three = (tmp_path / name for name in ("m.pte", "a.toml", "b.toml"))
+    for path in (one, two, three):
+        path.write_bytes(b"old")
+    unlink = Path.unlink
+
+    def refuse(path: Path, missing_ok: bool = False) -> None:
+        if path == three:
+            raise PermissionError(1, "Operation not permitted")
+        unlink(path, missing_ok)
+
+    with Staging() as staging:
+        staging.add(one, b"new")
+        staging.remove(two)
+        staging.remove(three)
+        monkeypatch.setattr(Path, "unlink", refuse)
+        with pytest.raises(ModelError, match=r"cannot remove .*b\.toml: Operation not permitted"):
+            staging.commit()
+    assert sorted(tmp_path.iterdir()) == [two, three, one]
+    assert {path.read_bytes() for path in tmp_path.iterdir()} == {b"old"}
 
 
 def test_staged_files_of_a_block_that_fails_are_removed(tmp_path: Path) -> None:

@@ -11,12 +11,13 @@ import pytest
 import torch
 from PIL import Image
 
+from streamseg.convert._trials import OWN_PICTURE, Trials
 from streamseg.convert.agreement import AgreementMeter
 from streamseg.convert.module import load_function
 from streamseg.convert.pictures import MAX_PICTURES, read_calibration, read_picture
 from streamseg.convert.torchvision_models import build_torchvision, import_torchvision_models
 from streamseg.errors import ModelError
-from streamseg.models.card import Card
+from streamseg.models.card import Card, MaskRule
 
 PLAIN = Card(name="plain")
 
@@ -59,6 +60,48 @@ def test_outputs_that_are_neither_have_no_agreement() -> None:
     meter = AgreementMeter(None)
     meter.add((torch.zeros(1, 5, 4), torch.zeros(1, 5)), (torch.zeros(1, 5, 4), torch.zeros(1, 5)))
     assert meter.result() is None
+
+
+def test_agreement_of_queries_is_that_of_the_classes_of_pixels() -> None:
+    """One query says 0 on the left, another 1 on the right, a third one that it found nothing."""
+    card = Card(name="q", task="mask-classification", masks=MaskRule(family="maskformer"))
+    classes = torch.tensor([[[9.0, 0, 0], [0, 9.0, 0], [0, 0, 9.0]]])
+    left = torch.tensor([[9.0, 9.0, -9.0, -9.0]])
+    masks = torch.stack([left, -left, torch.full_like(left, 9.0)])[None]
+    meter = AgreementMeter(card)
+    meter.add((classes, masks), (classes, masks))
+    meter.add((classes, masks), (classes.flip(1)[:, [1, 2, 0]], masks))
+    agreement = meter.result()
+    assert agreement is not None
+    assert agreement.pictures == 2
+    assert (agreement.share, agreement.iou) == (0.5, pytest.approx(1 / 3))
+
+
+def test_a_model_of_pictures_is_compared_on_a_real_one() -> None:
+    card = Card(name="c", mean=(0.5,) * 3, std=(0.25,) * 3)
+    trials = Trials((1, 3, 24, 32), card)
+    assert trials.in_words == "noise, a ramp and portrait.jpg (comes with streamseg)"
+    noise, ramp, picture = trials
+    assert [each.is_picture for each in (noise, ramp, picture)] == [False, False, True]
+    assert torch.equal(picture.values, read_picture(OWN_PICTURE, card, (24, 32)))
+    # Its licence is beside it, and both are small.
+    assert "public domain" in OWN_PICTURE.with_name("README.md").read_text()
+    assert OWN_PICTURE.stat().st_size < 60_000
+
+
+def test_own_pictures_take_the_place_of_it() -> None:
+    zeros = torch.zeros(1, 3, 4, 4)
+    assert Trials((1, 3, 4, 4), None, zeros, "k.jpg").in_words == "noise, a ramp and k.jpg"
+    calibrated = Trials((1, 3, 4, 4), None, calibration=[zeros])
+    assert calibrated.in_words == "noise, a ramp and 1 picture of the calibration"
+    assert [each.is_picture for each in calibrated] == [False, False, True]
+
+
+def test_a_model_of_other_inputs_has_no_picture_to_agree_on() -> None:
+    for shape in ((1, 4, 8, 8), (1, 8)):
+        trials = Trials(shape, None)
+        assert trials.in_words == "noise and a ramp"
+        assert not any(each.is_picture for each in trials)
 
 
 def test_a_picture_is_normalised_as_the_card_says(tmp_path: Path) -> None:
@@ -260,7 +303,7 @@ def test_pictures_are_of_known_formats_only_whatever_they_are_called(tmp_path: P
     made = Image.new("RGB", (8, 8), (200, 100, 50))
     made.save(tmp_path / "p.tga")
     (tmp_path / "p.tga").rename(tmp_path / "p.png")
-    with pytest.raises(ModelError, match=r"p\.png: cannot be read: no picture"):
+    with pytest.raises(ModelError, match=r"p\.png: is no picture that can be read"):
         read_picture(tmp_path / "p.png", PLAIN, (8, 8))
 
 

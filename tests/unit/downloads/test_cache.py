@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from typing import TYPE_CHECKING
 
 import pytest
@@ -34,16 +35,41 @@ def test_what_is_added_is_found(tmp_path: Path) -> None:
     assert entry.path.read_bytes() == DATA
 
 
-def test_what_was_converted_counts_too(tmp_path: Path) -> None:
-    cache = Cache(tmp_path)
-    put(cache, FILE)
-    program = tmp_path / "converted" / "key" / "deeplab.pte"
+def put_converted(cache: Cache, sha256: str, version: str) -> Path:
+    program = cache.converted_folder(sha256, version) / "deeplab.pte"
     program.parent.mkdir(parents=True)
     program.write_bytes(b"12345")
     program.with_suffix(".toml").write_text('name = "deeplab"')
+    return program
+
+
+def test_what_was_converted_counts_too(tmp_path: Path) -> None:
+    cache = Cache(tmp_path)
+    put(cache, FILE)
+    program = put_converted(cache, "a" * 64, "1-1.3.0")
 
     assert cache.converted() == [program]
     assert cache.total_bytes() == len(DATA) + 5
+
+
+def test_what_was_converted_is_removed_by_its_file_or_all_at_once(tmp_path: Path) -> None:
+    cache = Cache(tmp_path)
+    assert cache.remove_converted() == 0
+    for version in ("1-1.3.0", "1-1.4.0", "2-1.4.0"):
+        put_converted(cache, "a" * 64, version)
+    one, two = (put_converted(cache, "b" * 64, version) for version in ("1-1.3.0", "1-1.4.0"))
+
+    assert cache.remove_converted(sha256="c" * 64) == 0
+    assert cache.remove_converted(sha256="a" * 64) == 15
+    assert cache.converted() == [one, two]
+    assert cache.remove_converted(program=one) == 5
+    assert cache.converted() == [two]
+    with cache.converted_lock(two.parent), pytest.raises(DownloadError, match="converted now"):
+        cache.remove_converted()
+    assert two.exists()
+    assert cache.remove_converted() == 5
+    assert cache.total_bytes() == 0
+    assert not two.parent.exists()
 
 
 def test_an_unknown_home_folder_is_no_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -68,7 +94,7 @@ def test_who_fetches_makes_no_difference_but_every_field_of_the_query_does(tmp_p
     assert cache.entries()[0].source == "https://***@host/get?key=***"
 
 
-@pytest.mark.parametrize("record", ["", "[]", "{", '{"path": 1}', "\xff"])
+@pytest.mark.parametrize("record", ["", "[]", "{", '{"path": 1}', "\xff", "[" * 60_000])
 def test_a_damaged_record_counts_as_none(tmp_path: Path, record: str) -> None:
     cache = Cache(tmp_path)
     put(cache, FILE)
@@ -89,20 +115,23 @@ def test_damage_is_noticed_by_verifying(tmp_path: Path) -> None:
     entry.path.write_bytes(b"y" * len(DATA))
     assert cache.verify(entry).startswith("SHA-256 is ")
     assert "not 000000000000..." in cache.verify(entry, "0" * 64)
+    entry.path.write_bytes(DATA)
+    assert cache.verify(entry, entry.sha256.upper()) == ""
     entry.path.unlink()
     assert cache.verify(entry).startswith("cannot be read: No such file")
 
 
-def test_parts_are_listed_and_removed(tmp_path: Path) -> None:
+@pytest.mark.parametrize("file", [FILE, HubFile("org/repo", "x.pte")], ids=str)
+def test_parts_are_listed_and_removed(tmp_path: Path, file: WebFile | HubFile) -> None:
     cache = Cache(tmp_path)
-    place = cache.place(FILE)
+    place = cache.place(file)
     place.folder.mkdir(parents=True)
     place.part.write_bytes(b"12345")
-    place.part_state.write_text('{"source": "https://host/x.pte", "validator": "e"}')
+    place.part_state.write_text(json.dumps({"source": str(file), "validator": "e"}))
 
-    assert cache.entries() == [CacheEntry("https://host/x.pte", place.part, 5, "", False)]
-    assert cache.find(FILE) is None
-    assert cache.remove(FILE) == 5
+    assert cache.entries() == [CacheEntry(str(file), place.part, 5, "", False)]
+    assert cache.find(file) is None
+    assert cache.remove(file) == 5
     assert not place.folder.exists()
 
 
@@ -137,6 +166,39 @@ def test_removing_a_file_of_the_hub_keeps_what_others_need(tmp_path: Path) -> No
     assert second.read_bytes() == DATA
     assert cache.remove(HubFile("org/repo", "x.pte", "2")) == len(DATA)
     assert not (tmp_path / "hub" / "models--org--repo" / "blobs" / "b10b").exists()
+
+
+def test_what_several_repositories_share_is_left_to_the_hubs_own_tool(tmp_path: Path) -> None:
+    """The Hub's library may lay a blob into a store, and link to it from the repository."""
+    cache = Cache(tmp_path / "cache")
+    path = hub_file(tmp_path / "hub", "one", "b10b")
+    blob = path.resolve()
+    store = tmp_path / "hub" / "blobs" / "xe" / "xet"
+    store.parent.mkdir(parents=True)
+    blob.rename(store)
+    blob.symlink_to("../../blobs/xe/xet")
+    file = HubFile("org/repo", "x.pte")
+    cache.add(file, path, hashlib.sha256(DATA).hexdigest())
+
+    cache.remove(file)
+
+    assert not path.is_symlink()
+    assert not blob.is_symlink()
+    assert store.read_bytes() == DATA
+
+
+def test_forgetting_deletes_only_what_lies_here(tmp_path: Path) -> None:
+    cache = Cache(tmp_path / "cache")
+    entry = put(cache, FILE)
+    file, path = HubFile("org/repo", "x.pte"), hub_file(tmp_path / "hub", "one", "b10b")
+    cache.add(file, path, hashlib.sha256(DATA).hexdigest())
+
+    for forgotten in (FILE, file, file):
+        cache.forget(forgotten)
+
+    assert cache.entries() == []
+    assert not entry.path.exists()
+    assert path.read_bytes() == DATA
 
 
 def test_a_place_that_is_no_folder_is_told(tmp_path: Path) -> None:

@@ -4,7 +4,14 @@ from pathlib import Path
 
 import pytest
 
-from streamseg.downloads.locations import HubFile, LocalFile, WebFile, is_remote, parse_location
+from streamseg.downloads.locations import (
+    HubFile,
+    LocalFile,
+    WebFile,
+    address_text,
+    is_remote,
+    parse_location,
+)
 from streamseg.errors import DownloadError
 
 
@@ -36,6 +43,10 @@ def _no_mirror(monkeypatch: pytest.MonkeyPatch) -> None:
          WebFile("https://huggingface.co.example.org/org/repo/resolve/main/x.pte")),
         ("https://huggingface.co/org/repo/resolve/main/../../x.pte",
          WebFile("https://huggingface.co/org/repo/resolve/main/../../x.pte")),
+        ("https://huggingface.co/org/repo/resolve/..%2Fx/x.pte",
+         WebFile("https://huggingface.co/org/repo/resolve/..%2Fx/x.pte")),
+        ("https://huggingface.co/org/repo/resolve/main/a%0Ab.pte",
+         WebFile("https://huggingface.co/org/repo/resolve/main/a%0Ab.pte")),
         ("file:///tmp/a%20b.pte", LocalFile(Path("/tmp/a b.pte"))),
         ("file://localhost/tmp/x.pte", LocalFile(Path("/tmp/x.pte"))),
         ("models/x.pte", LocalFile(Path("models/x.pte"))),
@@ -65,6 +76,9 @@ def test_a_mirror_has_the_files_of_the_hub(monkeypatch: pytest.MonkeyPatch) -> N
         ("hf://org/repo/../../x.pte", "not a file of the Hub"),
         ("hf://org/repo/", "not a file of the Hub"),
         ("hf://../repo/x.pte", "not a file of the Hub"),
+        ("hf://org/repo@..%2F..%2Fx/y.pte", "not a file of the Hub"),
+        ("hf://org/repo@%2Fetc%2Fx/y.pte", "not a file of the Hub"),
+        ("hf://org/repo/a\nb.pte", "not a file of the Hub"),
         ("file://server/x.pte", "files of other machines need http or https"),
     ],
 )
@@ -105,6 +119,14 @@ def test_long_names_are_cut_and_keep_their_suffix() -> None:
     assert len(name) <= 120
     assert name.endswith("x.pte")
     assert len(WebFile(f"https://host/{'x' * 500}").name) <= 120
+
+
+def test_an_address_that_was_made_a_path_is_one_again() -> None:
+    for url in ("https://me:pw@host/a/x.pte", "hf://org/repo@v1/x.pte", "HTTP://host/x"):
+        assert address_text(Path(url)) == address_text(url) == url
+    for text in ("a/x.pte", "/https:/x", "https.pte", "c:/x.pte"):
+        assert address_text(Path(text)) == text
+    assert address_text("https:/x") == "https:/x"
 
 
 def test_what_is_remote() -> None:

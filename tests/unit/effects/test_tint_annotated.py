@@ -16,7 +16,7 @@ from streamseg.effects.registry import create_effect
 from streamseg.errors import ConfigError
 from streamseg.frames import Colour, Frame
 from streamseg.models.labels import COCO_LABELS, VOC_LABELS
-from streamseg.segmentation import Instance, Segmentation
+from streamseg.segmentation import FrameInstance, Segmentation
 
 from .pictures import BT709, flat, frame, picture, planes
 
@@ -202,7 +202,7 @@ def test_panels_stay_within_the_picture(corner):
 def people(*boxes, index=0, labels=COCO_LABELS):
     """A frame with a person in each box (x0, y0, x1, y1 in 160x90)."""
     instances = tuple(
-        Instance(
+        FrameInstance(
             "PERSON",
             0.9,
             (x0 / 160, y0 / 90, x1 / 160, y1 / 90),

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from streamseg.errors import ConfigError, InvalidModelOutputError
-from streamseg.masks.instances import check_instance_shapes, select_instances
+from streamseg.masks.instances import check_instance_shapes, instance_labels, select_instances
 from streamseg.masks.tracking import InstanceTracker, box_iou
-from streamseg.segmentation import Instance
+from streamseg.segmentation import FrameInstance
 
 LABELS = ("PERSON", "DOG")
 SIZE = (100, 200)
@@ -76,22 +76,91 @@ def test_suppression_is_the_greedy_rule_on_random_boxes():
     assert len(expected) < 60
 
 
-def test_boxes_without_area_and_what_is_no_number_is_left_out():
-    nan = float("nan")
+SCATTERED = [((0, 0, 10, 10), 0.6, 0), ((1, 0, 11, 10), 0.9, 0), ((0, 0, 10, 10), 0.7, 1),
+             ((50, 50, 60, 60), 0.8, 0), ((5, 0, 15, 10), 0.5, 0)]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("rule", "expected"),
+    [
+        (Rule(suppress=False), [1, 3, 2, 0, 4]),
+        (Rule(), [1, 3, 2, 4]),  # box 0 overlaps box 1 by 9 / 11, box 4 by 6 / 14
+        (Rule(iou=0.4), [1, 3, 2]),
+        (Rule(iou=0.9), [1, 3, 2, 0, 4]),
+        (Rule(max_instances=2), [1, 3]),
+        (Rule(iou=0.0), [1, 3, 2]),
+        (Rule(iou=1.0), [1, 3, 2, 0, 4]),
+    ],
+)
+def test_the_better_of_two_boxes_of_one_class_stays(rule, expected):
+    assert chosen(*SCATTERED, rule=rule) == expected
+
+
+def test_equal_scores_keep_their_order_and_a_score_of_0_is_one():
+    rows = [((20 * n, 0, 20 * n + 10, 10), score, 0) for n, score in enumerate((0, 0.5, 0.5, 0))]
+    assert chosen(*rows, rule=Rule(confidence=0.0)) == [1, 2, 0, 3]
+
+
+def test_classes_are_chosen_before_the_best_are_counted():
+    found = select_instances(outputs(*SCATTERED), Rule(max_instances=1), LABELS, SIZE, classes={1})
+    assert [(each.row, each.label) for each in found] == [(2, "DOG")]
+
+
+def test_boxes_without_area_in_the_picture_are_left_out():
     rows = [
-        ((50, 10, 40, 60), 0.9, 0), ((10, 10, 10, 60), 0.9, 0), ((nan, 0, 9, 9), 0.9, 0),
-        (BOX, nan, 0), ((300, 0, 400, 50), 0.9, 0), (BOX, 0.9, 0),
+        ((50, 10, 40, 60), 0.9, 0), ((10, 10, 10, 60), 0.9, 0), ((300, 0, 400, 50), 0.9, 0),
+        ((80, 0, 99, 20), 0.9, 0), (BOX, 0.9, 0),
     ]  # fmt: skip
-    assert chosen(*rows) == [5]
+    assert chosen(*rows) == [3, 4]
+    raw, bars = outputs(*rows), (25, 0, 75, 200)
+    assert [each.row for each in select_instances(raw, Rule(), LABELS, SIZE, content=bars)] == [4]
 
 
-def test_boxes_are_cut_at_the_picture_and_given_as_shares():
-    (found,) = select_instances(outputs(((-50, 50, 100, 900), 2.0, 1)), Rule(), LABELS, SIZE)
-    assert found.box == (0, 50, 100, 100)
+NAN, INFINITE = float("nan"), float("inf")
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ((BOX, NAN, 0), "score that is not finite"),
+        ((BOX, INFINITE, 0), "score that is not finite"),
+        ((BOX, 7.5, 0), "score of 7.5, expected at most 1"),
+        (((NAN, 0, 9, 9), 0.9, 0), "box that is not finite"),
+        (((0, 0, 9, INFINITE), 0.9, 0), "box that is not finite"),
+        ((BOX, 0.9, 0.5), "class 0.5, but its card has 2 labels, 0 to 1"),
+    ],
+)
+def test_what_makes_no_sense_is_refused_and_not_left_out(row, message):
+    with pytest.raises(InvalidModelOutputError, match=message):
+        chosen((BOX, 0.9, 0), row)
+
+
+def test_a_mask_that_is_no_number_is_refused():
+    raw = outputs((BOX, 0.9, 0), ((100, 0, 150, 50), 0.8, 1))
+    raw[2][0, 1, 3, 3] = NAN
+    with pytest.raises(InvalidModelOutputError, match="mask with values that are no number"):
+        select_instances(raw, Rule(), LABELS, SIZE)
+    assert len(select_instances(raw, Rule(max_instances=1), LABELS, SIZE)) == 1
+
+
+def test_below_the_confidence_there_may_be_padding():
+    raw = outputs((BOX, 0.9, 0), ((NAN, 0, 0, 0), 0.0, -1))
+    raw[2][0, 1] = NAN
+    assert [each.row for each in select_instances(raw, Rule(), LABELS, SIZE)] == [0]
+
+
+def test_boxes_are_given_as_shares_of_the_picture():
+    (found,) = select_instances(outputs(((-50, 50, 100, 900), 1.0005, 1)), Rule(), LABELS, SIZE)
     assert found.box_within() == (0.0, 0.5, 0.5, 1.0)
     assert found.box_within((25, 0, 75, 200)) == (0.0, 0.5, 0.5, 1.0)
     assert found.score == 1.0
     assert found.label == "DOG"
+
+
+@pytest.mark.parametrize("labels", [None, ()])
+def test_a_card_without_labels_is_refused(labels):
+    with pytest.raises(InvalidModelOutputError, match="its card has no labels"):
+        instance_labels(labels)
 
 
 def test_masks_are_probabilities_within_the_box():
@@ -132,7 +201,7 @@ def test_a_class_without_a_label_is_an_error_and_not_a_guess(number):
 
 def thing(left, label="PERSON", width=0.2):
     mask = np.zeros((4, 4), np.float32)
-    return Instance(label, 0.9, (left, 0.2, left + width, 0.8), mask)
+    return FrameInstance(label, 0.9, (left, 0.2, left + width, 0.8), mask)
 
 
 def test_numbers_follow_the_objects_whatever_their_order():

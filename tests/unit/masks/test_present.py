@@ -12,7 +12,7 @@ from streamseg.masks.motion import MotionCompensation
 from streamseg.masks.present import PresentOnly
 from streamseg.masks.refinement import EdgeRefinement
 from streamseg.masks.smoothing import TemporalSmoothing
-from streamseg.segmentation import Instance, Segmentation
+from streamseg.segmentation import FrameInstance, Segmentation
 
 
 class Noting(MaskFilter):
@@ -95,7 +95,7 @@ def test_masks_of_objects_move_with_the_picture_and_empty_ones_cost_nothing():
     nothing = np.zeros((90, 160), np.float32)
     masks = {"PERSON": np.maximum(band(20), band(90)), "DOG": nothing}
     instances = tuple(
-        Instance("PERSON", 0.9, (left / 160, 0.0, (left + 30) / 160, 1.0), band(left))
+        FrameInstance("PERSON", 0.9, (left / 160, 0.0, (left + 30) / 160, 1.0), band(left))
         for left in (20, 90)
     )
     given = Segmentation(0, ("PERSON", "DOG"), None, masks, instances=instances)

@@ -4,12 +4,14 @@ import re
 
 import pytest
 
+from streamseg.models.card import Card
 from streamseg.models.labels import (
     COCO_CATEGORY_LABELS,
     COCO_LABELS,
     IMAGENET_LABELS,
     LABEL_SETS,
     VOC_LABELS,
+    distinct_labels,
 )
 
 
@@ -53,3 +55,20 @@ def test_coco() -> None:
 def test_voc() -> None:
     assert len(VOC_LABELS) == 21
     assert (VOC_LABELS[0], VOC_LABELS[15], VOC_LABELS[20]) == ("BACKGROUND", "PERSON", "TVMONITOR")
+
+
+@pytest.mark.parametrize(
+    ("labels", "expected"),
+    [
+        (["a", "b"], ("a", "b")),
+        (["N/A", "cat", "N/A", "N/A"], ("N/A", "cat", "N/A_2", "N/A_3")),
+        (["cat", "Cat", "CAT"], ("cat", "Cat_1", "CAT_2")),
+        (["a", "a_2", "A"], ("a", "a_2", "A_2_2")),
+        (["", " x ", "argmax"], ("CLASS_0", "x", "argmax_2")),
+    ],
+)
+def test_somebody_elses_labels_become_different(
+    labels: list[str], expected: tuple[str, ...]
+) -> None:
+    assert distinct_labels(labels) == expected
+    assert Card(name="x", labels=expected).labels == expected

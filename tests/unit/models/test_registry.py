@@ -22,6 +22,7 @@ from streamseg.models.registry import (
     model_names,
     model_state,
     obtain_model,
+    remove_converted,
     remove_model,
 )
 
@@ -168,6 +169,44 @@ async def test_obtaining_what_is_here_needs_no_network(
         await obtain_model(path)
 
 
+def test_an_address_that_was_made_a_path_keeps_its_password() -> None:
+    with pytest.raises(ModelError, match=r"^https://\*\*\*@host/x\.pte: is not downloaded"):
+        find_model(Path("https://me:hunter2@host/x.pte"))
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [(f"{'x' * 300}.pte", "cannot read the model: File name too long"), ("x\0.pte", "no such")],
+)
+def test_a_name_that_no_file_can_have_is_told(name: str, message: str) -> None:
+    with pytest.raises(ModelError, match=message):
+        find_model(name)
+
+
+def test_converted_programs_are_removed_by_their_file_their_own_path_or_all(
+    tmp_path: Path, cache: Cache
+) -> None:
+    source = tmp_path / "road.tflite"
+    source.write_bytes(b"what was converted")
+    sha256 = hashlib.sha256(source.read_bytes()).hexdigest()
+    programs = []
+    for digits, version in ((sha256, "1-1.3"), (sha256, "1-1.4"), ("0" * 64, "1"), ("1" * 64, "1")):
+        program = cache.converted_folder(digits, version) / "road.pte"
+        program.parent.mkdir(parents=True)
+        program.write_bytes(b"123")
+        programs.append(program)
+
+    assert remove_model(str(source)) == 6
+    assert remove_model(source.as_uri()) == 0
+    assert source.exists()
+    assert cache.converted() == programs[2:]
+    assert remove_model(str(programs[2])) == 3
+    assert remove_converted() == 3
+    assert cache.total_bytes() == 0
+    with pytest.raises(ModelError, match=r"none\.tflite: cannot be read, .* --converted"):
+        remove_model(str(tmp_path / "none.tflite"))
+
+
 @pytest.mark.parametrize("name", ["selfie", "file:///x.pte"])
 def test_only_what_was_fetched_is_removed(name: str) -> None:
     with pytest.raises(ModelError, match=r"cannot be removed|not in the cache"):
@@ -202,6 +241,24 @@ def test_a_card_beside_the_file_is_read(tmp_path: Path) -> None:
         ("name='x'\ncolour='red'", "colour: Extra inputs"),
         ("name='x'\nstd=[0.0,1.0,1.0]", "std must be above 0"),
         ("name='x'\nlabels=['A','A']", "labels must be different"),
+        (
+            "name='x'\nlabels=['cat','DOG','Cat']",
+            "labels: 'cat' and 'Cat' differ in their case only",
+        ),
+        ("name='x'\nlabels=['A','argmax']", "none may be called argmax"),
+        ("name='x'\nlabels=['A',' ']", "labels: one is blank"),
+        ("name='x'\nlabels=[]", "labels: there is none: name the classes, or leave"),
+        ("name='x'\nmean=[nan,0.0,0.0]", r"mean\.0: Input should be a finite number"),
+        ("name='x'\nmean=[0.0,-inf,0.0]", r"mean\.1: Input should be a finite number"),
+        ("name='x'\nstd=[1.0,1.0,nan]", r"std\.2: Input should be a finite number"),
+        ("name='x'\nstd=[1.0,1.0,inf]", r"std\.2: Input should be a finite number"),
+        ("name='x'\n[instance]\niou=nan", r"instance\.iou: Input should be a finite number"),
+        ("name='x'\nsha256='abc'", "sha256: 'abc' is no SHA-256: write its 64 hexadecimal digits"),
+        (f"name='x'\nsha256='{'g' * 64}'", "sha256: 'ggg.*' is no SHA-256"),
+        ("name='x'\nsource_sha256='?'", "source_sha256: .* is no SHA-256"),
+        ("name='x'\n\"a\\nb\"=1", "a b: Extra inputs"),
+        (f"name='x'\nsize_bytes={'9' * 5000}", "not valid TOML: Exceeds the limit"),
+        (f"name='x'\nlabels={'[' * 5000}", "not valid TOML: "),
         ("labels=['A']", "name: is missing"),
         ("name='x'\nlabels='vox'", "no label set 'vox': choose selfie, voc, coco"),
         ("name='x'\nlabels=3", "labels: "),
@@ -214,6 +271,15 @@ def test_a_wrong_card_is_told(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(ModelError, match=message) as caught:
         load_card(path)
     assert "\n" not in str(caught.value)
+
+
+def test_a_digest_may_be_written_in_any_case(tmp_path: Path) -> None:
+    """Tools for Windows print upper case."""
+    path = tmp_path / "x.toml"
+    path.write_text(f"name='x'\nsha256='{'AB' * 32}'\nsource_sha256=' {'Cd' * 32} '\n")
+    card = load_card(path)
+    assert card.sha256 == "ab" * 32
+    assert card.source_sha256 == "cd" * 32
 
 
 def test_labels_are_derived_where_no_card_names_them() -> None:

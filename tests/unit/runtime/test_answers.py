@@ -12,7 +12,7 @@ import pytest
 from streamseg.errors import ConfigError, InvalidModelOutputError, ModelError
 from streamseg.frames import Frame
 from streamseg.models.card import Card, MaskRule, Model
-from streamseg.runtime.answers import reader_for
+from streamseg.runtime.answers import class_probabilities, reader_for
 from streamseg.runtime.fitting import Content, FrameFitter, content_of
 from streamseg.runtime.pool import ModelResult
 from streamseg.runtime.process import LoadedModel
@@ -24,7 +24,7 @@ FRAME = Frame(av.VideoFrame(320, 192, "yuv420p"), 5, 0.0)
 
 
 def result(*raw: np.ndarray) -> ModelResult:
-    return ModelResult(np.zeros((0, 0, 0), np.float32), None, 3.5, raw)
+    return ModelResult(np.zeros((0, 0, 0), np.float32), None, 3.5, 3.0, raw)
 
 
 def instances(*rows: tuple[tuple[float, ...], float, int]) -> ModelResult:
@@ -82,10 +82,15 @@ def test_a_classifier_says_the_most_probable_first(output, values):
     assert out.masks == {}
 
 
-def test_scores_that_are_no_numbers_are_an_error():
-    card = Card(name="m", task="classification", labels=LABELS)
+@pytest.mark.parametrize("output", [None, "probability"])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_scores_that_are_no_numbers_are_an_error(output, value):
+    card = Card(name="m", task="classification", labels=LABELS, output=output)
+    given = np.float32([[1, value, 2]])
+    with pytest.raises(InvalidModelOutputError, match="m: returned scores that are no numbers"):
+        reader_for(card, LABELS, (), SIZE).read(FRAME, result(given), None)
     with pytest.raises(InvalidModelOutputError):
-        reader_for(card, LABELS, (), SIZE).read(FRAME, result(np.float32([[1, np.nan, 2]])), None)
+        class_probabilities(given[0], card)
 
 
 def test_queries_add_up_to_masks_of_classes():

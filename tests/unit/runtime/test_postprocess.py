@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 import torch
 
-from streamseg.runtime.postprocess import write_result
+from streamseg.runtime.postprocess import ResultWriter
 
 
 def results(maps: np.ndarray, output: str, classes: tuple[int, ...]) -> tuple:
     masks = torch.full((len(classes), *maps.shape[1:]), 7.0)
     class_map = torch.full(maps.shape[1:], 7, dtype=torch.uint8)
-    write_result(torch.from_numpy(maps), output, classes, masks, class_map)
+    ResultWriter().write(torch.from_numpy(maps), output, classes, masks, class_map)
     return masks.numpy(), class_map.numpy()
 
 
@@ -63,11 +63,34 @@ def test_it_equals_torch_on_any_maps(channels: int) -> None:
     np.testing.assert_allclose(masks, expected, atol=1e-6)
 
 
+def test_it_remembers_nothing_but_its_memory() -> None:
+    random = np.random.default_rng(0)
+    writer = ResultWriter()
+    for height, width in ((9, 7), (9, 7), (4, 16), (9, 7)):
+        maps = random.normal(0, 8, (5, height, width)).astype(np.float32)
+        masks, class_map = torch.zeros((1, height, width)), torch.zeros((height, width)).int()
+        writer.write(torch.from_numpy(maps), "logits", (3,), masks, class_map)
+        np.testing.assert_array_equal(class_map, maps.argmax(axis=0))
+        expected = torch.softmax(torch.from_numpy(maps), dim=0)[3]
+        np.testing.assert_allclose(masks[0], expected, atol=1e-6)
+        alone = torch.zeros((1, height, width))
+        writer.write(torch.from_numpy(maps), "logits", (3,), alone, None)
+        np.testing.assert_array_equal(alone, masks)
+
+
+def test_maps_may_lie_in_memory_in_any_way() -> None:
+    maps = np.random.default_rng(0).normal(size=(6, 9, 5)).astype(np.float32).transpose(2, 0, 1)
+
+    _, classes = results(maps, "logits", ())
+
+    np.testing.assert_array_equal(classes, maps.argmax(axis=0))
+
+
 def test_over_256_classes_keep_their_index() -> None:
     maps = np.random.default_rng(0).normal(size=(400, 4, 4)).astype(np.float32)
     class_map = torch.zeros((4, 4), dtype=torch.int32)
 
-    write_result(torch.from_numpy(maps), "logits", (), torch.zeros((0, 4, 4)), class_map)
+    ResultWriter().write(torch.from_numpy(maps), "logits", (), torch.zeros((0, 4, 4)), class_map)
 
     np.testing.assert_array_equal(class_map, maps.argmax(axis=0))
 

@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterator
+
 import cv2
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from PIL import Image
 
+from streamseg.errors import InvalidUserInputError
 from streamseg.models.card import Card
 from streamseg.runtime.preprocess import to_centres
-from streamseg.tasks.fitting import content_box, enlarge_classes, enlarge_mask, fit
+from streamseg.tasks.fitting import (
+    check_memory,
+    content_box,
+    enlarge_classes,
+    enlarge_mask,
+    enlarge_masks,
+    fit,
+    is_quick,
+)
 from streamseg.tasks.images import Picture
 
 
@@ -144,3 +157,52 @@ def test_bars_are_cut_off_before_maps_are_resized() -> None:
 
     assert np.all(enlarge_classes(inside, card, (30, 60)) == 3)
     assert np.all(enlarge_mask(inside.astype(np.float32), card, (30, 60)) == 3.0)
+
+
+@pytest.mark.parametrize(
+    ("picture", "card", "size", "quick"),
+    [
+        ((512, 512), Card(name="a"), (257, 257), True),
+        ((512, 512), Card(name="a", sampling="corner"), (256, 256), True),
+        ((512, 512), Card(name="a", antialias=True), (257, 257), False),
+        ((512, 512), Card(name="a", resample="lanczos"), (257, 257), False),
+        ((1080, 1920), Card(name="a"), (257, 257), False),
+        ((100, 100), Card(name="a"), (1024, 1024), False),
+    ],
+)
+def test_only_what_takes_no_time_is_done_on_the_event_loop(
+    picture: tuple[int, int], card: Card, size: tuple[int, int], quick: bool
+) -> None:
+    pixels = np.zeros((*picture, 3), np.uint8)
+    assert is_quick(Picture(pixels), card, size) is quick
+    if quick:
+        times = []
+        for _ in range(20):
+            started = time.perf_counter()
+            fit(Picture(pixels), card, size)
+            times.append(time.perf_counter() - started)
+        assert min(times) < 0.002
+
+
+def test_probabilities_that_fill_the_memory_are_refused() -> None:
+    check_memory(21, (7000, 7000), "ask for fewer")
+    with pytest.raises(InvalidUserInputError, match=r"21 classes of 8000x7500 .*: ask for fewer"):
+        check_memory(21, (7500, 8000), "ask for fewer")
+
+
+def test_nobody_wants_the_other_masks() -> None:
+    begun: list[int] = []
+
+    def check() -> None:
+        if begun == [0, 1, 2]:
+            raise InterruptedError
+
+    def masks() -> Iterator[NDArray[np.float32]]:
+        for index in range(9):
+            yield np.full((4, 4), index, np.float32)
+            begun.append(index)
+
+    with pytest.raises(InterruptedError):
+        enlarge_masks(masks(), Card(name="a"), (8, 8), check)
+    large = enlarge_masks([np.ones((4, 4), np.float32)], Card(name="a"), (8, 8), lambda: None)
+    assert [mask.shape for mask in large] == [(8, 8)]

@@ -60,8 +60,9 @@ def test_other_numbers_of_threads_are_taken(num_threads: int) -> None:
 
 
 def test_unknown_output_type_is_told() -> None:
-    with pytest.raises(InvalidConfigError, match="expected 'category_mask' or 'confidence_mask'"):
-        ImageSegmenter("selfie", output_type="both")
+    expected = "'neither', expected 'category_mask' or 'confidence_mask' or 'both'"
+    with pytest.raises(InvalidConfigError, match=expected):
+        ImageSegmenter("selfie", output_type="neither")
 
 
 def test_categories_and_confidences_are_drawn_alike() -> None:
@@ -69,7 +70,8 @@ def test_categories_and_confidences_are_drawn_alike() -> None:
     confidences = np.array([[[0.5, 0.1]], [[0.5, 0.2]], [[0.0, 0.7]]], np.float32)
     scores = SegmentationResult(None, tuple(confidences), labels, 1.0)
     classes = SegmentationResult(np.array([[0, 2]], np.uint8), None, labels, 1.0)
-    for result in (scores, classes):
+    both = SegmentationResult(classes.category_mask, scores.confidence_masks, labels, 1.0)
+    for result in (scores, classes, both):
         assert result.size == (1, 2)
         np.testing.assert_array_equal(result.colored(), [[(0, 0, 0), (0, 128, 0)]])
     assert repr(scores) == "SegmentationResult(confidence 1x2, 3 labels)"

@@ -13,7 +13,7 @@ from streamseg.errors import (
     InvalidUserInputError,
     ModuleNotLoadedError,
 )
-from streamseg.models.card import Card
+from streamseg.models.card import Card, InstanceRule
 from streamseg.tasks import instance
 from streamseg.tasks.instance import Instance, InstanceSegmenter
 from streamseg.tasks.instance_masks import Geometry
@@ -33,17 +33,23 @@ def outputs(*objects: tuple[list[float], float, float]) -> tuple[np.ndarray, ...
     return boxes, scored, logits
 
 
-def found(raw: Any, labels: tuple[str, ...] = LABELS, **changed: Any) -> list[Instance]:
-    options: dict[str, Any] = {
-        "confidence": 0.5,
-        "iou": 0.5,
-        "most": 100,
-        "classes": None,
-        "original": True,
-        "suppress": True,
-    }
-    choice = instance._Choice(**{**options, **changed})
-    return instance._instances(raw, GEOMETRY, choice, labels, "model")
+def found(
+    raw: Any,
+    *,
+    classes: frozenset[int] | None = None,
+    original: bool = True,
+    **changed: Any,
+) -> list[Instance]:
+    return instance._instances(
+        raw,
+        GEOMETRY,
+        InstanceRule(**changed),
+        LABELS,
+        lambda: None,
+        classes=classes,
+        original=original,
+        name="model",
+    )
 
 
 CAT = ([10.0, 20.0, 30.0, 60.0], 0.9, 0.0)
@@ -84,7 +90,7 @@ def test_duplicates_of_one_class_go_and_others_stay() -> None:
     assert len(found(everything, iou=0.95)) == 3
     assert len(found(everything, suppress=False)) == 3
     assert len(found(everything, confidence=0.3)) == 3
-    assert [i.label for i in found(everything, most=1)] == ["CAT"]
+    assert [i.label for i in found(everything, max_instances=1)] == ["CAT"]
     assert [i.label for i in found(everything, classes=frozenset({1}))] == ["DOG"]
 
 
@@ -115,13 +121,6 @@ def test_tiny_box_has_a_pixel() -> None:
     assert tiny.area == (199, 399, 200, 400)
 
 
-def test_model_without_labels_names_its_classes_by_their_index() -> None:
-    assert [i.label for i in found(outputs(CAT, FAINT), (), confidence=0.1)] == [
-        "CLASS_0",
-        "CLASS_2",
-    ]
-
-
 def replaced(index: int, array: np.ndarray) -> tuple[np.ndarray, ...]:
     raw = list(outputs(CAT, DOG))
     raw[index] = array.astype(np.float32)
@@ -137,27 +136,41 @@ def with_value(index: int, place: Any, value: float) -> tuple[np.ndarray, ...]:
 @pytest.mark.parametrize(
     ("raw", "message"),
     [
-        (replaced(0, np.zeros((1, 4, 2))), r"returns \[1, 4, 2\], \[1, 2, 2\], .*expected boxes"),
-        (replaced(0, np.zeros((1, 3, 4))), r"returns \[1, 3, 4\]"),
-        (replaced(1, np.zeros((1, 2))), r"returns .*\[1, 2\], "),
-        (replaced(2, np.zeros((1, 3, 9, 9))), r"returns .*\[1, 3, 9, 9\]"),
-        (replaced(2, np.zeros((2, 2, 9, 9))), r"returns .*\[2, 2, 9, 9\]"),
-        (outputs(CAT)[:2], "expected boxes"),
-        ((), "returns nothing"),
+        (replaced(0, np.zeros((1, 4, 2))), r"are \[1, 4, 2\], \[1, 2, 2\], .* model has boxes"),
+        (replaced(0, np.zeros((1, 3, 4))), r"are \[1, 3, 4\]"),
+        (replaced(1, np.zeros((1, 2))), r"are .*\[1, 2\], "),
+        (replaced(2, np.zeros((1, 3, 9, 9))), r"are .*\[1, 3, 9, 9\]"),
+        (replaced(2, np.zeros((2, 2, 9, 9))), r"are .*\[2, 2, 9, 9\]"),
+        (outputs(CAT)[:2], "model has boxes"),
+        ((), "are none"),
         (with_value(0, (0, 1, 2), np.nan), "not finite"),
         (with_value(1, (0, 1, 0), np.inf), "not finite"),
-        (with_value(2, (0, 1, 50, 50), np.nan), "mask that is not finite"),
+        (with_value(2, (0, 1, 50, 50), np.nan), "mask with values that are no number"),
         (with_value(1, (0, 1, 0), 7.5), "score of 7.5, expected at most 1"),
-        (with_value(1, (0, 1, 1), 3), "class 3, expected 0 to 2"),
-        (with_value(1, (0, 1, 1), -1), "class -1, expected 0 to 2"),
-        (with_value(1, (0, 1, 1), 0.5), "class 0.5, expected 0 to 2"),
+        (with_value(1, (0, 1, 1), 3), "class 3, .* 0 to 2"),
+        (with_value(1, (0, 1, 1), -1), "class -1, .* 0 to 2"),
+        (with_value(1, (0, 1, 1), 0.5), "class 0.5, .* 0 to 2"),
     ],
 )
 def test_outputs_that_make_no_sense_are_error_115(raw: Any, message: str) -> None:
     with pytest.raises(InvalidModelOutputError, match=message) as caught:
         found(raw)
     assert caught.value.code == 115
+    assert str(caught.value).startswith("model: the model")
     assert "\n" not in str(caught.value)
+
+
+def test_it_ends_when_nobody_waits_for_it() -> None:
+    def check() -> None:
+        raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        instance._instances(
+            *(outputs(CAT, DOG), GEOMETRY, InstanceRule(), LABELS, check),
+            classes=None,
+            original=True,
+            name="model",
+        )
 
 
 def test_what_is_below_the_confidence_may_be_padding() -> None:

@@ -8,7 +8,7 @@ import pytest
 from streamseg.models.card import Card
 from streamseg.tasks.fitting import fit
 from streamseg.tasks.images import Picture
-from streamseg.tasks.instance_masks import Geometry, best_first, mask_in_box
+from streamseg.tasks.instance_masks import Geometry, mask_in_box
 
 INPUT = (96, 128)
 PICTURES = [(96, 128), (480, 640), (301, 977), (53, 41), (1080, 1920)]
@@ -98,41 +98,3 @@ def test_extreme_logits_do_not_overflow() -> None:
     mask = mask_in_box(logits, geometry, np.array([0, 0, 128, 96.0]), area, original=True)
     assert mask[:, :62].sum() == 0
     assert mask[:, 66:].all()
-
-
-BOXES = np.array(
-    [[0, 0, 10, 10], [1, 0, 11, 10], [0, 0, 10, 10], [50, 50, 60, 60], [5, 0, 15, 10]], np.float32
-)
-SCORES = np.array([0.6, 0.9, 0.7, 0.8, 0.5], np.float32)
-CLASSES = np.array([0, 0, 1, 0, 0])
-
-
-@pytest.mark.parametrize(
-    ("iou", "most", "expected"),
-    [
-        (None, 100, [1, 3, 2, 0, 4]),
-        (0.5, 100, [1, 3, 2, 4]),  # box 0 overlaps box 1 by 9 / 11, box 4 by 6 / 14
-        (0.4, 100, [1, 3, 2]),
-        (0.9, 100, [1, 3, 2, 0, 4]),
-        (0.5, 2, [1, 3]),
-        (0.0, 100, [1, 3, 2]),
-        (1.0, 100, [1, 3, 2, 0, 4]),
-    ],
-)
-def test_the_better_of_two_boxes_of_one_class_stays(
-    iou: float | None, most: int, expected: list[int]
-) -> None:
-    assert best_first(BOXES, SCORES, CLASSES, iou=iou, most=most).tolist() == expected
-
-
-@pytest.mark.parametrize("iou", [None, 0.5])
-def test_no_boxes_are_no_objects(iou: float | None) -> None:
-    nothing = best_first(BOXES[:0], SCORES[:0], CLASSES[:0], iou=iou, most=5)
-    assert nothing.tolist() == []
-
-
-def test_equal_scores_keep_their_order_and_a_score_of_0_is_one() -> None:
-    scores = np.array([0.0, 0.5, 0.5, 0.5, 0.0], np.float32)
-    apart = BOXES + 100 * np.arange(5, dtype=np.float32)[:, None]
-    kept = best_first(apart, scores, CLASSES, iou=0.5, most=100)
-    assert kept.tolist() == [1, 2, 3, 0, 4]

@@ -101,6 +101,16 @@ async def test_a_server_that_has_none(server: str, path: str, message: str) -> N
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "address", ["file://[x", "file://[::1/a.png", "file:///a%00b.png", "http://[x/a.png", "hf://[x"]
+)
+async def test_an_address_that_is_none_is_error_114(address: str) -> None:
+    with pytest.raises(FileReadFailedError) as caught:
+        await load_image(address)
+    assert caught.value.code == 114
+    assert str(caught.value).startswith(f"{address}: ")
+
+
 async def test_what_has_no_end_is_cut_off(server: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reading, "_MAX_BYTES", 1 << 20)
 

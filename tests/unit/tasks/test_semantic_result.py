@@ -15,7 +15,13 @@ CAT, PERSON = np.full((2, 4, 5), 0.5, np.float32)
 
 
 def result() -> SemanticResult:
-    return SemanticResult(ARGMAX, {"CAT": CAT, "PERSON": PERSON}, labels=VOC_LABELS, model_ms=1.0)
+    return SemanticResult(
+        ARGMAX,
+        {"CAT": CAT, "PERSON": PERSON},
+        labels=VOC_LABELS,
+        model_ms=1.0,
+        inference_ms=0.5,
+    )
 
 
 def test_it_is_a_mapping_and_has_attributes() -> None:

@@ -11,6 +11,7 @@ import anyio
 from streamseg.abc import Resource, Sink, Source
 from streamseg.telemetry import PipelineStatistics
 from streamseg.webrtc.control import Change
+from streamseg.webrtc.peer_messages import LABEL, Messages
 from streamseg.webrtc.processing import SessionRequest
 from streamseg.webrtc.server import Server
 from streamseg.webrtc.server_options import ServerOptions
@@ -40,6 +41,23 @@ class FakePeerSink(FakeSink):
         self.playing = audio
 
 
+class FakeChannel:
+    """A data channel that is open and read."""
+
+    label = LABEL
+    readyState = "open"
+    bufferedAmount = 0
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def on(self, event: str, function: Callable[[Any], None]) -> None:
+        pass
+
+    def send(self, text: str) -> None:
+        self.said.append(text)
+
+
 class FakePeer(Resource):
     """A peer without a network; ``end`` is what the other side would do."""
 
@@ -52,7 +70,10 @@ class FakePeer(Resource):
         self.connected = anyio.Event()
         self.closed = anyio.Event()
         self.reason = ""
-        self.said: list[str] = []
+        self.channel = FakeChannel()
+        self.said = self.channel.said
+        self.messages = Messages()
+        self.messages.take(self.channel)  # type: ignore[arg-type]
         self.candidates: list[tuple[str, str]] = []
         self.accept_error: Exception | None = None
         self.accepting: anyio.Event | None = None
@@ -69,7 +90,7 @@ class FakePeer(Resource):
         self.candidates.append((candidate, mid))
 
     def send_message(self, text: str) -> None:
-        self.said.append(text)
+        self.messages.send(text)
 
     def statistics(self) -> PeerStatistics:
         return PeerStatistics(bitrate_in=1000, codec="H264")
@@ -128,12 +149,14 @@ class House:
         self.start_error: Exception | None = None
         self.prepare: Callable[[FakePeer], None] = lambda peer: None
         self.why_not: str | None = None
+        self.ended = 0
         self.server = Server(
             ServerOptions(port=0, **options),
             start_session=self._start,
             metrics=self._metrics,
             not_ready=lambda: self.why_not,
             make_peer=self._make_peer,  # type: ignore[arg-type]
+            on_session_end=self._count_end,
         )
 
     def _make_peer(self, *, name: str) -> FakePeer:
@@ -141,6 +164,9 @@ class House:
         self.prepare(peer)
         self.peers.append(peer)
         return peer
+
+    def _count_end(self) -> None:
+        self.ended += 1
 
     async def _start(
         self, source: Source, sinks: Sequence[Sink], request: SessionRequest

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import pairwise
@@ -213,7 +213,7 @@ async def received(source: AdaptingSource) -> list[Frame]:
     ("fps", "most", "expected"),
     [
         (30, 30, 300),
-        (60, 30, 600),
+        (60, 30, 309),
         (30, 20, 200),
         (30, 15, 150),
         (25, 20, 200),
@@ -262,6 +262,80 @@ async def test_smaller_pictures_are_the_same_ones(size: Any, scale: float, expec
         assert frame.time_base == Fraction(1, 90_000)
         assert Colour.of(frame.video) == Colour(1, 2)
     assert source.settings == {"scale": f"{scale:g}", "fps": "30"}
+
+
+@pytest.mark.anyio
+async def test_a_frame_that_nobody_waits_for_any_more_is_counted() -> None:
+    clock = Clock()
+    inner = Timed(5, clock, size=(1280, 720))
+    source = AdaptingSource(inner, Usage, clock=clock)
+    source.adaptation = Fixed(Level(0.5))
+    await source.open()
+    await source.receive()
+    receive = inner.receive
+    with anyio.CancelScope() as scope:
+
+        async def last() -> Frame:
+            frame = await receive()
+            scope.cancel()
+            return frame
+
+        inner.receive = last  # type: ignore[method-assign]
+        await source.receive()
+    assert source.statistics().captured == 2
+    assert source.statistics().dropped == {"adapted": 1}
+
+
+class Stamped(Timed):
+    """Frames with time stamps of their own, in seconds."""
+
+    def __init__(self, count: int, clock: Clock, fps: float, stamp: Callable[[int], float]) -> None:
+        super().__init__(count, clock, fps=fps)
+        self.stamp = stamp
+
+    async def receive(self) -> Frame:
+        frame = await super().receive()
+        frame.video.pts = round(90_000 * self.stamp(frame.index))
+        return frame
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("fps", [60.0, 120.0, 240.0])
+async def test_thirty_frames_a_second_at_most(fps: float) -> None:
+    clock = Clock()
+    source = AdaptingSource(Timed(int(10 * fps), clock, fps=fps), Usage, clock=clock)
+    frames = await received(source)
+    assert 300 <= len(frames) <= 310
+    assert source.statistics().dropped == {"adapted": 10 * fps - len(frames)}
+    gaps = [after.pts - before.pts for before, after in pairwise(frames)]  # type: ignore[operator]
+    assert max(gaps) <= 90_000 / 30 + 90_000 / fps
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("fps", [29.97, 30.0, 30.5])
+async def test_none_is_left_out_of_a_camera_whose_times_swing(fps: float) -> None:
+    clock, chance = Clock(), random.Random(7)
+    stamps = [n / fps + chance.uniform(-0.015, 0.015) for n in range(3000)]
+    source = AdaptingSource(Stamped(3000, clock, fps, stamps.__getitem__), Usage, clock=clock)
+    assert len(await received(source)) == 3000
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    ("stamp", "least", "most"),
+    [
+        (lambda n: 5.0 * n, 8, 12),  # leaps
+        (lambda n: 5.0 * (n % 2), 8, 12),
+        (lambda n: 7.0, 8, 12),  # stands still
+        (lambda n: n / 120 + 3600 * (n > 600), 300, 312),  # begins anew
+    ],
+)
+async def test_time_stamps_let_nobody_have_more_and_stop_nobody_for_ever(
+    stamp: Callable[[int], float], least: int, most: int
+) -> None:
+    clock = Clock()
+    source = AdaptingSource(Stamped(1200, clock, 120, stamp), Usage, clock=clock)
+    assert least <= len(await received(source)) <= most
 
 
 @pytest.mark.anyio

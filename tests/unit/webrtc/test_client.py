@@ -41,6 +41,7 @@ class Endpoint:
         self.peers: dict[str, Peer] = {}
         self.deleted: list[str] = []
         self.tokens: list[str | None] = []
+        self.place = ""  # where its sessions are, if not at itself
         self.status = status
         self.body: bytes | None = None
         self.token = token
@@ -62,7 +63,7 @@ class Endpoint:
             status=201,
             text=answer,
             content_type="application/sdp",
-            headers={"Location": f"/session/{name}"},
+            headers={"Location": f"{self.place}/session/{name}"},
         )
 
     async def delete(self, request: web.Request) -> web.Response:
@@ -165,6 +166,17 @@ async def test_plays_and_ends_with_the_server() -> None:
         with anyio.CancelScope(shield=True):
             await endpoint.aclose()
             assert endpoint.deleted == list(endpoint.peers)
+
+
+@pytest.mark.anyio
+async def test_a_server_cannot_have_us_delete_at_another_host() -> None:
+    async with serving() as endpoint:
+        endpoint.place = endpoint.address.replace("127.0.0.1", "localhost")
+        sink = WhipSink(f"{endpoint.address}/whip/room", options=QUICK)
+        async with sink:
+            await sink.open(await info_of(None))
+            assert endpoint.peers
+        assert not endpoint.deleted
 
 
 @pytest.mark.anyio

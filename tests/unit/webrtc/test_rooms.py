@@ -1,10 +1,13 @@
 from __future__ import annotations
 
 import gc
+import io
 import weakref
+from dataclasses import replace
 from typing import Any
 
 import anyio
+import av
 import pytest
 
 from streamseg.errors import SinkWriteError
@@ -64,6 +67,20 @@ async def test_a_viewer_who_is_still_being_answered_is_sent_nothing_and_stays() 
     await room.welcome(viewer)
     await sink.send(make_frame(1))
     assert [frame.index for frame in viewer.sink.frames] == [1]
+
+
+@pytest.mark.parametrize(("codec", "told"), [("aac", True), ("libopus", False), (None, False)])
+async def test_sound_that_is_left_out_is_told(
+    codec: str | None, told: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    info = await FakeSource(0).open()
+    with av.open(io.BytesIO(), "w", format="matroska") as container:
+        if codec is not None:
+            info = replace(info, side_streams=(container.add_stream(codec, rate=48_000),))
+        sink = RoomSink(make_rooms().publish("lobby", Member()))
+        await sink.open(info)
+    assert len(sink.notices) == told
+    assert ("room lobby: the sound is not Opus" in caplog.text) == told
 
 
 async def test_pictures_nobody_sees_are_counted() -> None:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import zlib
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import aiohttp
@@ -13,7 +16,7 @@ import pytest
 
 from streamseg.errors import ConfigError, SourceReadError
 from streamseg.webrtc.errors import SignalError
-from streamseg.webrtc.routes import _page_files
+from streamseg.webrtc.page_files import read_page
 from tests.unit.fakes import FakeSource
 from tests.unit.webrtc.fakes import ANSWER, FakePeer, House, offer
 from tests.unit.webrtc.test_uploads import picture
@@ -201,6 +204,25 @@ async def test_what_fails_on_the_way_leaves_nothing(error: Exception, status: in
         assert (counts.calls, counts.pending) == (0, 0)
 
 
+async def test_every_session_that_has_ended_is_told() -> None:
+    async with House(max_pending_per_address=16) as house:
+        await publish(house)
+        watched = (await watch(house)).headers["Location"]
+        called = (await call(house)).json["session"]
+        assert house.ended == 0
+        await ask(house, "DELETE", watched)
+        assert house.ended == 1
+        await ask(house, "DELETE", f"/session/{called}")
+        assert house.ended == 2
+        house.start_error = ConfigError("strength is wrong")  # when there is a connection already
+        await call(house)
+        assert house.ended == 3
+        house.prepare = lambda peer: setattr(peer, "accept_error", SignalError("no", status=406))
+        await publish(house, "other")
+        assert house.ended == 4
+    assert house.ended == 5
+
+
 async def test_a_fault_is_a_500_that_tells_nothing_but_is_logged(caplog) -> None:
     async with House() as house:
         house.start_error = RuntimeError("secret detail")
@@ -214,6 +236,22 @@ async def test_a_fault_is_a_500_that_tells_nothing_but_is_logged(caplog) -> None
             assert "secret detail" not in await response.text()
         assert "a request failed: RuntimeError" in caplog.text
         assert house.peers[0].closed.is_set()
+
+
+async def test_without_leave_no_call_begins_with_what_shows_the_room() -> None:
+    own = {"name": "blur", "options": {"strength": 70.0}}
+    async with House(may_bypass=False, effect=own) as house:
+        told = (await ask(house, "GET", "/config.json")).json
+        assert told["effects"] == ["blur", "replace", "pixelate", "mask"]
+        assert told["options"]["blur"] == ["strength"]
+        assert not told["may_bypass"]
+        for effect, options in (("none", {}), ("tint", {}), ("blur", {"on": "subject"})):
+            assert (await call(house, effect=effect, options=options)).status == 422
+        assert not house.peers
+        assert (await call(house, effect="blur", options={"strength": 1})).status == 200
+        chosen = house.started[0].request.effect
+        assert chosen is not None
+        assert chosen.options == {"strength": 70.0}
 
 
 # -- caps --------------------------------------------------------------------------------------
@@ -285,6 +323,65 @@ async def test_connections_are_capped() -> None:
 
 
 # -- slow, broken and foreign requests ---------------------------------------------------------
+
+
+@asynccontextmanager
+async def uploading(house: House, count: int, address: str) -> AsyncIterator[list[Any]]:
+    """Uploads of one address that have begun and go on for as long as they may."""
+    made = []
+    port = int(house.server.url.rpartition(":")[2])
+    for _ in range(count):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(
+            b"POST /background HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Forwarded-For: %b\r\n"
+            b"Content-Length: 100000\r\n\r\n\x89PNG" % address.encode()
+        )
+        made.append((reader, writer))
+    yield [reader for reader, _ in made]
+    for _, writer in made:
+        writer.close()
+
+
+async def test_slow_uploads_of_one_address_leave_room_for_others() -> None:
+    async with House(behind_proxy=True, max_sessions=20) as house:
+        async with uploading(house, 2, "192.0.2.1"):
+            begun = house.server._runner.server
+            await until(lambda: begun.requests_count == 2)
+            sent = {"data": picture()}
+            own = {"headers": {"X-Forwarded-For": "192.0.2.1"}}
+            answer = await ask(house, "POST", "/background", **sent, **own)
+            assert answer.status == 503
+            assert "Retry-After" in answer.headers
+            other = {"headers": {"X-Forwarded-For": "192.0.2.2"}}
+            assert (await ask(house, "POST", "/background", **sent, **other)).status == 201
+        await until(lambda: len(begun.connections) == 0)
+        assert (await ask(house, "POST", "/background", **sent, **own)).status == 201
+
+
+async def test_an_upload_has_a_least_rate() -> None:
+    async with House(body_timeout_s=1.0) as house, uploading(house, 1, "192.0.2.1") as (reader,):
+        began_s = anyio.current_time()
+        answer = await asyncio.wait_for(reader.read(), 5)
+        assert answer.startswith(b"HTTP/1.1 408 ")
+        assert b"too slowly" in answer
+        assert 0.4 < anyio.current_time() - began_s < 2.5  # a whole one may take three
+
+
+@pytest.mark.parametrize(
+    ("path", "kind"),
+    [
+        ("/offer", "application/json"),
+        ("/whip/lobby", "application/sdp"),
+        ("/background", "image/png"),
+    ],
+)
+async def test_bodies_are_as_large_as_they_came(path: str, kind: str) -> None:
+    async with House() as house:
+        bomb = zlib.compress(b" " * 20_000_000, 9)
+        headers = {"Content-Type": kind, "Content-Encoding": "deflate"}
+        answer = await ask(house, "POST", path, data=bomb, headers=headers)
+        assert answer.status == 415
+        assert "compressed" in answer.json["error"]
 
 
 async def test_slow_body_is_408_and_slow_headers_are_hung_up_on() -> None:
@@ -403,7 +500,7 @@ async def test_everything_but_the_page_needs_a_token(method: str, path: str, cap
 
 async def test_page_health_and_preflight_need_no_token() -> None:
     async with House(tokens=(TOKEN,)) as house:
-        for path in ("/healthz", "/readyz", *_page_files()):
+        for path in ("/healthz", "/readyz", *read_page()):
             assert (await ask(house, "GET", path)).status == 200
         assert (await ask(house, "OPTIONS", "/whip/lobby")).status == 204
 
@@ -610,9 +707,12 @@ async def test_page_is_served_with_its_types_and_nothing_beside_it() -> None:
     async with House() as house:
         index = await ask(house, "GET", "/")
         assert index.headers["Content-Type"] == "text/html; charset=utf-8"
-        for path in _page_files():
+        for path in read_page():
             kind = (await ask(house, "GET", path)).headers["Content-Type"]
             assert kind.startswith("text/javascript") == path.endswith(".js")
+        tag = {"If-None-Match": index.headers["ETag"]}
+        assert (await ask(house, "GET", "/", headers=tag)).status == 304
+        assert (await ask(house, "GET", "/app.js", headers=tag)).status == 200
         for path in ("/server.py", "/../server.py", "/%2e%2e/server.py", "/page/", "//etc/passwd"):
             assert (await ask(house, "GET", path)).status == 404
 

@@ -46,6 +46,7 @@ def test_defaults_listen_on_loopback_and_fail_closed() -> None:
         ),
         ({"webrtc.min_bitrate": 5_000_000}, "min_bitrate"),
         ({"webrtc.ice_server": [{"urls": []}]}, "urls"),
+        ({"webrtc.ice_server": [{"urls": ["stuns:a.example"]}]}, "write stun:"),
         ({"server.origins": ["example.org"]}, "origin"),
         ({"server.token_file": "/no/such/file"}, "cannot read the tokens"),
     ],
@@ -145,7 +146,7 @@ async def test_metrics_page_has_pipelines_and_sessions() -> None:
         ),
         (
             {"name": "replace", "background": "private/beach.jpg", "fit": "cover"},
-            {"name": "replace", "options": {"fit": "cover"}},
+            {"name": "replace", "options": {"fit": "cover"}, "files": ["background"]},
         ),
     ],
 )

@@ -16,12 +16,7 @@ import pytest
 from streamseg.effects.registry import EFFECTS, create_effect, option_names
 from streamseg.errors import ConfigError
 from streamseg.telemetry import PipelineStatistics, StageTimes
-from streamseg.webrtc.choices import (
-    FILE_OPTIONS,
-    choose_effect,
-    offered_effects,
-    servable_effects,
-)
+from streamseg.webrtc.choices import FILE_OPTIONS, Menu, servable_effects
 from streamseg.webrtc.control import Control, figures
 from streamseg.webrtc.statistics import PeerStatistics
 from streamseg.webrtc.uploads import Uploads
@@ -52,7 +47,7 @@ class Talk:
 
 @asynccontextmanager
 async def talking(
-    *, may_bypass: bool = True, clock: Callable[[], float] | None = None
+    menu: Menu | None = None, *, clock: Callable[[], float] | None = None
 ) -> AsyncIterator[tuple[Talk, Uploads]]:
     now = [0.0]
 
@@ -63,7 +58,7 @@ async def talking(
     peer = FakePeer(name="call 1")
     processing = FakeProcessing(FakeSource(0), [], SessionRequest("call 1"))
     async with Uploads(most=4, most_per_address=4) as uploads, anyio.create_task_group() as group:
-        control = Control(peer, processing, uploads, may_bypass=may_bypass, clock=clock or tick)
+        control = Control(peer, processing, uploads, menu=menu or Menu(), clock=clock or tick)
         group.start_soon(control.run)
         yield Talk(control, peer, processing), uploads
         group.cancel_scope.cancel()
@@ -93,10 +88,96 @@ async def test_views_and_figures() -> None:
         assert [change.mask for change in talk.processing.changes] == [True, None]
 
 
-async def test_bypass_needs_the_operators_leave() -> None:
-    async with talking(may_bypass=False) as (talk, _):
-        assert "error" in await talk.say({"bypass": True})
+BLUR = {"name": "blur", "options": {"strength": 60.0, "subject": ["DOG"]}}
+SHOWING = [
+    {"bypass": True},
+    {"effect": "none"},
+    {"effect": "tint"},
+    {"effect": "tint", "options": {"strength": 0}},
+    {"effect": "grayscale"},
+    {"effect": "labels"},
+    {"effect": "blur", "options": {"on": "subject"}},
+    {"effect": "blur", "options": {"subject": ["BACKGROUND"]}},
+    {"effect": "replace", "options": {"background": "navy", "threshold": 0}},
+    {"effect": "pixelate", "options": {"feather": 20}},
+]
+
+
+@pytest.mark.parametrize("wish", SHOWING, ids=str)
+async def test_what_shows_the_room_needs_the_operators_leave(wish: dict[str, Any]) -> None:
+    async with talking(Menu(may_bypass=False, own=BLUR)) as (talk, _):
+        assert list(await talk.say(wish)) == ["error"]
         assert not talk.processing.changes
+    async with talking(Menu(own=BLUR)) as (talk, _):
+        assert "error" not in await talk.say(wish)
+
+
+@pytest.mark.parametrize(
+    ("effect", "strength", "least"),
+    [("blur", 0, 60.0), ("blur", 59, 60.0), ("blur", 80, 80), ("pixelate", 0.0, 50.0)],
+)
+async def test_no_effect_is_weaker_than_the_operators_without_leave(
+    effect: str, strength: float, least: float
+) -> None:
+    async with talking(Menu(may_bypass=False, own=BLUR)) as (talk, _):
+        wish = {"effect": effect, "options": {"strength": strength}}
+        assert await talk.say(wish) == {"effect": effect, "options": {"strength": least}}
+        (change,) = talk.processing.changes
+        assert change.effect is not None
+        assert change.effect.options == {"strength": least}
+        assert list(await talk.say(json.dumps(wish).replace(str(strength), '"0"')))
+
+
+async def test_the_operators_own_effect_can_be_had_again() -> None:
+    own = {"name": "tint", "options": {}}
+    menu = Menu(may_bypass=False, own=own)
+    assert list(menu.effects) == ["blur", "replace", "tint", "pixelate", "mask"]
+    async with talking(menu) as (talk, _):
+        wish = {"effect": "tint", "options": {"strength": 10}}
+        assert await talk.say(wish) == wish
+        assert await talk.say({"mask": True}) == {"mask": True}
+
+
+LONG = [
+    {"effect": "blur", "options": {"subject": ["x" * 4040]}},
+    {"effect": "tint", "options": {"colours": {"PERSON": "\U0001f600" * 900}}},
+    {"effect": "blur", "options": {"strength": "\U0001f600" * 900}},
+    {"effect": "\x01" * 32},
+]
+
+
+@pytest.mark.parametrize("wish", LONG, ids=lambda wish: str(wish)[:40])
+async def test_a_reason_is_cut_until_it_can_be_sent(wish: dict[str, Any]) -> None:
+    async with talking() as (talk, _):
+
+        async def make(change: Any) -> None:
+            raise ConfigError(f"a label is wrong: {change.effect.options!r}")
+
+        talk.processing.control = make  # type: ignore[method-assign]
+        answer = await talk.say(json.dumps(wish, ensure_ascii=False, separators=(",", ":")))
+        assert list(answer) == ["error"]
+        assert len(json.dumps(answer)) < 520
+        assert await talk.say({"bypass": False})  # the talk goes on
+
+
+async def test_a_long_wish_is_confirmed_without_its_options() -> None:
+    async with talking() as (talk, _):
+        wish = {"effect": "none", "options": {"subject": ["\U0001f600" * 900]}}
+        text = json.dumps(wish, ensure_ascii=False)
+        assert await talk.say(text) == {"effect": "none"}
+        assert len(talk.processing.changes) == 1
+
+
+async def test_what_cannot_be_said_does_not_end_the_talk(caplog) -> None:
+    async with talking() as (talk, _):
+        real, talk.peer.messages.send = talk.peer.messages.send, None  # type: ignore[assignment]
+        talk.control.receive('{"mask": true}')
+        with anyio.fail_after(5):
+            while not caplog.records:
+                await anyio.sleep(0.001)
+        assert "could not be answered" in caplog.text
+        talk.peer.messages.send = real
+        assert await talk.say({"mask": True}) == {"mask": True}
 
 
 NONSENSE = [
@@ -197,17 +278,17 @@ async def test_every_option_that_can_name_a_file_is_known() -> None:
         if any(word in str(annotation) for word in ("Path", "file", "IO"))
     }
     assert found == FILE_OPTIONS
-    assert offered_effects().keys() <= EFFECTS.keys()
+    assert Menu().effects.keys() <= EFFECTS.keys()
     async with Uploads(most=1, most_per_address=1) as uploads:
         for name, option in FILE_OPTIONS:
             for value in ("/etc/passwd", "clip.mp4", "", "/dev/video0", None, 5):
                 with pytest.raises(ConfigError):
-                    choose_effect(name, {option: value}, uploads)
+                    Menu().choose(name, {option: value}, uploads)
 
 
 def test_what_strangers_may_choose_exists_and_every_other_effect_was_left_out_knowingly() -> None:
     """A new effect or option is the operator's alone until somebody has looked at it."""
-    offered = offered_effects()
+    offered = Menu().effects
     assert set(EFFECTS) - set(offered) == {"cutout", "per-class"}
     for name, options in offered.items():
         assert set(options) == set(option_names(name)), name
@@ -244,7 +325,7 @@ async def test_no_option_of_any_effect_takes_a_file_from_a_stranger(tmp_path: Pa
         for name in EFFECTS:
             for options in wishes_for(name, str(file)):
                 try:
-                    choice = choose_effect(name, options, uploads)
+                    choice = Menu().choose(name, options, uploads)
                     effect = create_effect(choice.name, choice.options)
                 except ConfigError:
                     continue

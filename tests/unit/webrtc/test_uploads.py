@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import io
 import os
 import struct
+import threading
 import zlib
 from fractions import Fraction
 from pathlib import Path
@@ -11,8 +13,10 @@ import anyio
 import av
 import numpy as np
 import pytest
+from PIL import Image
 
 from streamseg.effects.registry import create_effect
+from streamseg.webrtc import uploads as uploads_module
 from streamseg.webrtc.refusal import Refusal
 from streamseg.webrtc.uploads import MAX_UPLOAD_BYTES, Uploads, normalise_picture, sniff
 
@@ -59,6 +63,15 @@ def bomb(width: int, height: int) -> bytes:
     rows = zlib.compress(b"\x00" * (1 + width // 8) * min(height, 20_000), 9)
     parts = chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
     return b"\x89PNG\r\n\x1a\n" + parts
+
+
+def progressive(more_scans: int) -> bytes:
+    """A progressive JPEG whose last scan comes more often than it has to."""
+    out = io.BytesIO()
+    Image.new("RGB", (64, 48), "red").save(out, "JPEG", progressive=True)
+    data = out.getvalue()
+    begin, end = data.rindex(b"\xff\xda"), data.rindex(b"\xff\xd9")
+    return data[:end] + data[begin:end] * more_scans + data[end:]
 
 
 async def refused(uploads: Uploads, data: bytes) -> int:
@@ -118,6 +131,49 @@ async def test_what_is_no_picture_is_refused(data: bytes, status: int) -> None:
     async with Uploads(most=4, most_per_address=2) as uploads:
         assert await refused(uploads, data) == status
         assert len(uploads) == 0
+
+
+def test_jpegs_have_as_many_scans_as_pictures_have_and_not_thousands() -> None:
+    assert normalise_picture(progressive(0), sniff(progressive(0)))
+    assert normalise_picture(progressive(100), sniff(progressive(100)))
+    for scans in (1000, 100_000):
+        data = progressive(scans)
+        with pytest.raises(Refusal, match="scans") as caught:
+            normalise_picture(data, sniff(data))
+        assert caught.value.status == 422
+
+
+async def test_a_decoder_that_takes_long_keeps_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    gate = threading.Event()
+    running: list[bytes] = []
+
+    def slow(data: bytes, kind: tuple[str, str]) -> bytes:
+        running.append(data)
+        gate.wait(20)
+        return data
+
+    monkeypatch.setattr(uploads_module, "normalise_picture", slow)
+    monkeypatch.setattr(uploads_module, "_DECODE_S", 0.1)
+    statuses: list[int] = []
+    try:
+        async with Uploads(most=9, most_per_address=9) as uploads:
+
+            async def add() -> None:
+                statuses.append(await refused(uploads, picture()))
+
+            async with anyio.create_task_group() as group:
+                for _ in range(5):
+                    group.start_soon(add)
+            assert len(running) == 2
+            assert sorted(statuses) == [422] * 2 + [503] * 3
+            assert await refused(uploads, picture()) == 503
+            gate.set()
+            monkeypatch.setattr(uploads_module, "_DECODE_S", 10)
+            assert uploads.path(await uploads.add(picture(), "a"))
+            assert len(running) == 3
+            assert len(uploads) == 1
+    finally:
+        gate.set()
 
 
 def test_mutated_pictures_are_refused_and_nothing_worse() -> None:

@@ -16,7 +16,7 @@ from streamseg.errors import FileReadFailedError, InvalidUserInputError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["MAX_PIXELS", "check_size", "decode", "from_pillow"]
+__all__ = ["MAX_PIXELS", "check_size", "decode", "from_pillow", "picture_suffixes"]
 
 MAX_PIXELS = 64_000_000
 """How many pixels a picture may have, if nothing else is said: 192 MB of RGB."""
@@ -26,6 +26,9 @@ _MAX_SIDE_PX = 32_766
 
 # Not all that Pillow knows: some formats start other programs, most are nobody's pictures.
 _FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "JPEG2000")
+
+# Always of floats, which are refused.
+_NEVER_READ = frozenset({".pfm"})
 
 # Warnings are switched off for the whole process, so by one thread at a time and only while a
 # header is read.
@@ -45,6 +48,14 @@ def check_size(height: int, width: int, max_pixels: int, name: str = "the pictur
             f"{name}: is too large with {width}x{height} pixels, expected at most {max_pixels} "
             f"in all and {_MAX_SIDE_PX} a side: make it smaller"
         )
+
+
+@cache
+def picture_suffixes() -> frozenset[str]:
+    """Return what the names of pictures that can be decoded end with: ``.jpg``, in small letters."""
+    formats = _formats()
+    known = Image.registered_extensions().items()
+    return frozenset(suffix for suffix, kind in known if kind in formats) - _NEVER_READ
 
 
 def decode(data: bytes, name: str, max_pixels: int, *, alpha: bool = False) -> NDArray[np.uint8]:
@@ -74,7 +85,8 @@ def decode(data: bytes, name: str, max_pixels: int, *, alpha: bool = False) -> N
         ) from exc
     except Image.DecompressionBombError as exc:  # Pillow's own limit, for all formats
         raise InvalidUserInputError(
-            f"{name}: is too large, expected at most {max_pixels} pixels: make it smaller"
+            f"{name}: is too large, Pillow decodes at most {2 * (Image.MAX_IMAGE_PIXELS or 0)} "
+            "pixels whatever the limit: make it smaller"
         ) from exc
     except Exception as exc:  # a damaged file can make a decoder raise anything
         raise FileReadFailedError(f"{name}: the picture is damaged: {_text(exc)}") from exc
