@@ -75,16 +75,14 @@ def print_stills(report: StillReport, plan: Plan, *, as_json: bool, quiet: bool)
                 "results": report.results,
                 "failed": report.failed,
                 "missing": list(plan.missing),
+                "left_out": list(plan.left_out),
             }
         )
     elif not quiet:
-        if plan.earlier:
-            what = (
-                "1 earlier result was"
-                if plan.earlier == 1
-                else f"{plan.earlier} earlier results were"
-            )
-            print_notices([f"{what} left out; give the names of those to segment too"])
+        if plan.left_out:
+            count = len(plan.left_out)
+            what = "1 earlier result was" if count == 1 else f"{count} earlier results were"
+            print_notices([f"{what} left out; to segment such a file too, give it by itself"])
         console = Console(highlight=False, soft_wrap=True, emoji=False)
         if any(isinstance(result, str) for result in report.results.values()):
             for target in dict.fromkeys(report.results.values()):

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from streamseg.convert import _tflite_schema as schema
 from streamseg.convert._tflite_arithmetic import Arithmetic
-from streamseg.convert._tflite_builder import Builder, Step
+from streamseg.convert._tflite_builder import ADVICE, Builder, Step
 from streamseg.convert._tflite_head import scores_of
 from streamseg.convert._tflite_operators import OPERATORS, steps_of
 from streamseg.errors import ModelError
@@ -85,7 +85,13 @@ def build(parsed: schema.Schema) -> GraphModule:
         if op.name == "DEQUANTIZE" and not builder.is_computed(op.inputs[0] if op.inputs else -1):
             builder.unpack(op)
             continue
-        for step in steps_of(builder, op):
+        try:
+            made = list(steps_of(builder, op))
+        except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
+            # Options and constants of a damaged file can be anything.
+            reason = next(iter(str(error).splitlines()), type(error).__name__)
+            raise ModelError(f"{op} does not fit its inputs: {reason}: {ADVICE}") from error
+        for step in made:
             builder.quantise(op, step)
             builder.check(op, step)
             steps.append(step)

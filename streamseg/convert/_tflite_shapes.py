@@ -63,7 +63,8 @@ def _pad(builder: Builder, op: Operator) -> Step:
     """PAD and PADV2, which says with what value."""
     expect_inputs(op, 3, optional=1)
     source = builder.computed(op.inputs[0], op)
-    value = float(builder.floats(op, 2).reshape(-1)[0]) if len(op.inputs) > 2 else 0.0
+    given = len(op.inputs) > 2 and op.inputs[2] >= 0  # -1 stands for an input that is left out
+    value = float(builder.floats(op, 2).reshape(-1)[0]) if given else 0.0
     around = [side for sides in reversed(_borders(builder, op, source)) for side in sides]
     return Step(lambda values: functional.pad(values, around, value=value), [source], op.outputs[0])
 

@@ -226,7 +226,9 @@ def _check_scores(scores: NDArray[np.float32]) -> None:
 
 
 def _class_indices(values: NDArray[np.float32], labels: Sequence[str]) -> NDArray[np.intp]:
-    indices = np.rint(np.nan_to_num(values, nan=-1.0)).astype(np.intp)
+    # Far outside, so that it fits an integer: what is no number is no class either.
+    bounded = np.clip(np.nan_to_num(values, nan=-1.0), -1.0, len(labels))
+    indices = np.rint(bounded).astype(np.intp)
     wrong = (indices < 0) | (indices >= len(labels)) | ~(np.abs(values - indices) <= _ROUNDING)
     if wrong.any():
         raise InvalidModelOutputError(

@@ -96,7 +96,7 @@ async def effect_on_pictures(
             target = item.target
             assert target is not None
             await in_thread(lambda check: writer.check(target))
-            pixels = await read_pixels(item.source, config.model.timeout_s, alpha=True)
+            pixels = await read_pixels(item.source, alpha=True)
             frame = await in_thread(lambda check: _frame_of(pixels))
             segmentation = await segmenter.segment(frame)
             await in_thread(partial(finish, frame, segmentation, target))

@@ -16,15 +16,14 @@ if TYPE_CHECKING:
 
 __all__ = ["read_pixels"]
 
+_FETCH_S = 30.0  # that the address of a picture may take
 
-async def read_pixels(
-    source: Path | str, timeout_s: float, *, alpha: bool = False
-) -> NDArray[np.uint8]:
+
+async def read_pixels(source: Path | str, *, alpha: bool = False) -> NDArray[np.uint8]:
     """Return a picture as every task takes it.
 
     Args:
-        source: Its path or address.
-        timeout_s: How long an address may take, in seconds.
+        source: Its path, or its address, which may take 30 seconds.
         alpha: Whether transparency is kept, where there is any.
 
     Returns:
@@ -34,5 +33,5 @@ async def read_pixels(
         FileReadFailedError: If it cannot be fetched, read or decoded.
         InvalidUserInputError: If it has too many pixels.
     """
-    data, name = await read_source(source, timeout_s=timeout_s)
+    data, name = await read_source(source, timeout_s=_FETCH_S)
     return await in_thread(lambda check: decode(data, name, MAX_PIXELS, alpha=alpha))

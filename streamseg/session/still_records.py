@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from streamseg.errors import InvalidModelOutputError
+from streamseg.tasks.fitting import check_memory
 from streamseg.tasks.threads import in_thread
 
 if TYPE_CHECKING:
@@ -88,8 +89,12 @@ async def of_semantic(
         classes: Labels of interest, ``all``, or none for all but the background.
 
     Raises:
+        InvalidUserInputError: If the probabilities would fill the memory.
         InvalidModelOutputError: If the probabilities are no numbers.
     """
+    size = (pixels.shape[0], pixels.shape[1])
+    count = len(segmenter.labels) if classes == "all" else len({each.upper() for each in classes})
+    check_memory(count, size, "give fewer with --classes, or a smaller picture")
     result = await segmenter.forward(pixels, classes)
     regions = await in_thread(partial(_classes, result))
     probabilities = {label: result[label] for label in result if label != "ARGMAX"}

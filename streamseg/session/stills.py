@@ -43,8 +43,6 @@ __all__ = ["FORMATS", "StillReport", "classify_pictures", "segment_pictures"]
 FORMATS = ("png", "npz", "json", "coco")
 """What ``segment`` writes."""
 
-_FETCH_S = 30.0  # that the address of a picture may take
-
 
 @dataclass(slots=True)
 class StillReport:
@@ -112,7 +110,7 @@ async def segment_pictures(
 
             await _each(plan, one, report, on_done)
         return report
-    async with _finder(model, config, classes) as find:
+    async with _finder(model, config, classes, indices_only=form == "png") as find:
         if form == "coco":
             coco = CocoFile(model.card.name)
 
@@ -141,6 +139,7 @@ async def segment_pictures(
 
 def _writer(plan: Plan, config: Config) -> ResultWriter:
     protected = [item.source for item in plan.items if not isinstance(item.source, str)]
+    protected += plan.protected
     background = config.effect.options.get("background")
     if isinstance(background, str):
         protected.append(Path(background))
@@ -175,7 +174,7 @@ async def classify_pictures(
     async with await Classifier.load(model, threads=threads, on_progress=on_progress) as classifier:
 
         async def one(item: Item) -> list[tuple[str, float]]:
-            pixels = await read_pixels(item.source, _FETCH_S)
+            pixels = await read_pixels(item.source)
             return (await classifier.forward(pixels)).top_k(top)
 
         await _each(plan, one, report, on_done)
@@ -200,9 +199,12 @@ async def _each(
 
 @asynccontextmanager
 async def _finder(
-    model: Model, config: Config, classes: Sequence[str]
+    model: Model, config: Config, classes: Sequence[str], *, indices_only: bool
 ) -> AsyncIterator[Callable[[Item], Awaitable[Found]]]:
-    """Load the model and yield what finds the classes, objects or segments of a picture."""
+    """Load the model and yield what finds the classes, objects or segments of a picture.
+
+    With ``indices_only`` nobody wants the probabilities of classes, whichever are asked for.
+    """
     options: dict[str, Any] = {
         "threads": config.model.threads or None,
         "timeout_s": config.model.timeout_s,
@@ -217,19 +219,23 @@ async def _finder(
         async with await SemanticSegmenter.load(model, **options) as semantic:
             choose_classes(semantic.labels, some)
             wanted = "all" if everything else some
-            yield _reading(config, partial(of_semantic, semantic), wanted)
+            if indices_only:
+                # In a large picture's size those of all classes are gigabytes. What is no number
+                # becomes the first class, or with one channel the second: these tell of it.
+                wanted = semantic.labels[:2]
+            yield _reading(partial(of_semantic, semantic), wanted)
     elif model.card.task == "instance-segmentation":
         from streamseg.tasks.instance import InstanceSegmenter
 
         async with await InstanceSegmenter.load(model, **options) as instances:
             choose_classes(instances.labels, some)
-            yield _reading(config, partial(of_instances, instances), some)
+            yield _reading(partial(of_instances, instances), some)
     elif model.card.task == "mask-classification":
         from streamseg.tasks.panoptic import PanopticSegmenter
 
         async with await PanopticSegmenter.load(model, **options) as panoptic:
             choose_classes(panoptic.labels, some)
-            yield _reading(config, partial(of_segments, panoptic), some)
+            yield _reading(partial(of_segments, panoptic), some)
     else:
         raise InvalidConfigError(
             f"{model.card.name} is a model for {model.card.task}, which this command cannot use: "
@@ -238,12 +244,11 @@ async def _finder(
 
 
 def _reading(
-    config: Config,
     find: Callable[[NDArray[np.uint8], str, Any], Awaitable[Found]],
     classes: Any,
 ) -> Callable[[Item], Awaitable[Found]]:
     async def one(item: Item) -> Found:
-        pixels = await read_pixels(item.source, config.model.timeout_s)
+        pixels = await read_pixels(item.source)
         return await find(pixels, item.name, classes)
 
     return one

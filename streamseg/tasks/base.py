@@ -11,6 +11,7 @@ import anyio
 from anyio import to_thread
 
 from streamseg.abc import Resource
+from streamseg.downloads.locations import address_text, parse_location
 from streamseg.errors import (
     InvalidConfigError,
     ModelGeneratingError,
@@ -21,7 +22,7 @@ from streamseg.models.card import Model
 from streamseg.runtime.pool import WorkerPool
 from streamseg.tasks.fitting import fit, is_quick
 from streamseg.tasks.images import MAX_PIXELS, Picture, load_image
-from streamseg.tasks.obtaining import obtain
+from streamseg.tasks.obtaining import is_tflite, obtain
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
@@ -51,6 +52,7 @@ class StillTask(Resource):
     Attributes:
         task: What the model's card must say.
         raw: Whether the model's outputs are wanted as they are, not as maps of classes.
+        not_of_tflite: What the model of a .tflite is not, and what to try; empty where it will do.
 
     Raises:
         InvalidConfigError: If an option is wrong.
@@ -58,6 +60,7 @@ class StillTask(Resource):
 
     task: ClassVar[Task]
     raw: ClassVar[bool] = True
+    not_of_tflite: ClassVar[str] = ""
 
     def __init__(
         self,
@@ -325,6 +328,12 @@ class StillTask(Resource):
         if isinstance(self._wanted, Model):
             self._report(1.0)
             return self._wanted
+        if self.not_of_tflite and is_tflite(self._wanted):
+            # Before it is converted in vain. As a location it shows no password.
+            raise InvalidConfigError(
+                f"{parse_location(address_text(self._wanted))}: a .tflite becomes a model that "
+                f"gives a class to every pixel, {self.not_of_tflite}"
+            )
         return await obtain(self._wanted, on_progress=self._report)
 
     def _report(self, progress: float) -> None:

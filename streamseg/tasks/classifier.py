@@ -11,21 +11,18 @@ import heapq
 import math
 from typing import TYPE_CHECKING, Any
 
-from streamseg.downloads.locations import address_text, parse_location
 from streamseg.errors import (
-    InvalidConfigError,
     InvalidModelOutputError,
     InvalidUserInputError,
 )
-from streamseg.models.card import Model
 from streamseg.models.labels import IMAGENET_LABELS
 from streamseg.runtime.answers import class_probabilities
 from streamseg.tasks.base import StillTask
-from streamseg.tasks.obtaining import is_tflite
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from streamseg.models.card import Model
     from streamseg.runtime.process import LoadedModel
     from streamseg.tasks.blocking import BlockingClassifier
     from streamseg.tasks.images import ImageSource
@@ -63,6 +60,7 @@ class Classifier(StillTask):
 
     task = "classification"
     raw = True
+    not_of_tflite = "no classifier: use a name such as efficientnet-v2-s, or a .pte"
 
     @classmethod
     def blocking(cls, model: str | Path | Model, **options: Any) -> BlockingClassifier:
@@ -125,13 +123,3 @@ class Classifier(StillTask):
                 "correct the card"
             )
         return labels
-
-    async def _obtain(self) -> Model:
-        wanted = self._wanted
-        # Before it is converted in vain. As a location it shows no password.
-        if not isinstance(wanted, Model) and is_tflite(wanted):
-            raise InvalidConfigError(
-                f"{parse_location(address_text(wanted))}: a .tflite becomes a model that gives a class to every pixel, no "
-                "classifier: use a name such as efficientnet-v2-s, or a .pte"
-            )
-        return await super()._obtain()

@@ -109,6 +109,7 @@ class InstanceSegmenter(StillTask):
 
     task = "instance-segmentation"
     raw = True
+    not_of_tflite = "not one that finds objects: use a name such as yolo26n-seg, or a .pte"
 
     @classmethod
     def blocking(cls, model: str | Path | Model, **options: Any) -> BlockingInstanceSegmenter:

@@ -531,7 +531,7 @@ def test_a_blocking_form_that_cannot_be_loaded_leaves_nothing() -> None:
     threads = threading.active_count()
     with pytest.raises(ModelError, match="unknown model"):
         SemanticSegmenter.blocking("selfy")
-    assert threading.active_count() == threads
+    assert threading.active_count() <= threads  # of an earlier test one may end meanwhile
 
 
 def run_program(code: str) -> subprocess.Popen[str]:

@@ -140,8 +140,8 @@ def test_one_class_of_objects(
 
 
 @pytest.fixture(scope="module")
-def maskformer(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return exported_models(tmp_path_factory.mktemp("transformers")) / "maskformer.pte"
+def maskformer() -> Path:
+    return exported_models() / "maskformer.pte"
 
 
 async def segments_of(program: Path, picture: Path) -> tuple[tuple[str, ...], SegmentMap]:

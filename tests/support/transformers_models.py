@@ -161,8 +161,8 @@ def build(name: str) -> tuple[Any, Any]:
             name == "detr"
         ):  # attention over all pixels is small, and so are the queries' differences
             model.mask_head.conv1.conv.weight[:, -8:] *= 1000
-            model.bbox_attention.q_linear.weight *= 2
-            model.bbox_attention.k_linear.weight *= 2
+            for weight in model.bbox_attention.parameters():
+                weight *= 2 if weight.dim() == 2 else 1
             model.detr.model.query_position_embeddings.weight *= 30
         # Classes that differ from place to place, or from query to query.
         coarse = torch.rand((1, 3, 6, 8), generator=torch.Generator().manual_seed(1))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -48,14 +49,73 @@ def test_planning_again_gives_the_same_items(
         # Another kind of result does not begin with masks either.
         for ending in ("_blur.png", "_masks.json"):
             assert names(plan_results(arguments[0], None, ending)) == names(first)
-        assert again.earlier == len(first.items)
+        assert len(again.left_out) == len(first.items)
 
 
 def test_a_result_that_is_named_is_a_picture(tmp_path: Path) -> None:
     folder = touch(tmp_path, "a.png", "a_mask.png")
     found = plan_results([str(folder), str(folder / "a_mask.png")], None, MASK)
     assert names(found) == ["a.png", "a_mask.png"]
-    assert found.earlier == 0
+    assert found.left_out == ()
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_results_in_what_a_shell_made_of_a_pattern_are_left_out(tmp_path: Path, order: int) -> None:
+    folder = touch(tmp_path, "a.png", "a_mask.png", "b.png", "c_mask.png")
+    given = [str(path) for path in sorted(folder.glob("*.png"))][::order]
+    again = plan_results(given, None, MASK)
+    assert sorted(names(again)) == ["a.png", "b.png", "c_mask.png"]
+    assert again.left_out == (str(folder / "a_mask.png"),)
+    # Nothing that somebody named is replaced.
+    assert again.protected == (folder / "a_mask.png",)
+    assert plan_results([str(folder)], None, MASK).protected == ()
+    # By itself it is a picture like others.
+    assert names(plan_results([str(folder / "a_mask.png")], None, MASK)) == ["a_mask.png"]
+
+
+def test_names_that_are_too_long_do_not_stop_the_others(tmp_path: Path) -> None:
+    folder = touch(tmp_path, "a.png")
+    long = "a" * 300
+    plan = plan_results([str(folder / "a.png"), long, f"{long}/b.png", f"{long}*"], None, MASK)
+    assert names(plan) == ["a.png"]
+    assert len(plan.missing) == 3
+    assert all("File name too long; check" in line for line in plan.missing)
+    # A pattern may be longer than the names that it leads to.
+    pattern = f"[{'a' * 300}].png"
+    assert names(plan_results([str(folder / pattern)], None, MASK)) == ["a.png"]
+
+
+@pytest.mark.parametrize("output", ["a" * 300, f"{'a' * 300}.png", f"{'a' * 300}/b.png"])
+@pytest.mark.parametrize("single", [None, "annotations.json"])
+def test_results_go_to_no_name_that_is_too_long(
+    tmp_path: Path, output: str, single: str | None
+) -> None:
+    folder = touch(tmp_path, "a.png")
+    with pytest.raises(SinkOpenError, match="File name too long; choose another place"):
+        plan_results([str(folder / "a.png")], str(folder / output), MASK, single=single)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may enter every folder")
+def test_a_folder_that_may_not_be_entered_is_told(tmp_path: Path) -> None:
+    folder = touch(tmp_path, "a.png", "locked/b.png")
+    locked = folder / "locked"
+    locked.chmod(0)
+    try:
+        arguments = [str(folder / "a.png"), str(locked), str(locked / "b.png")]
+        plan = plan_results(arguments, None, MASK)
+    finally:
+        locked.chmod(0o700)
+    assert names(plan) == ["a.png"]
+    assert len(plan.missing) == 2
+    assert all("Permission denied; check" in line for line in plan.missing)
+
+
+def test_a_folder_at_home_is_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    touch(tmp_path, "in/a.png")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    # One picture is in it; that does not make the place for results a file.
+    (item,) = plan_results(["~/in"], "~/masks.png", MASK).items
+    assert item.target == tmp_path / "masks.png" / "a_mask.png"
 
 
 def test_folders_have_everything_that_is_read(tmp_path: Path) -> None:
@@ -79,7 +139,15 @@ def test_addresses_have_results_that_are_called_like_their_end() -> None:
 
 
 @pytest.mark.parametrize(
-    "end", ["%2e%2e%2f%2e%2e%2fetc%2fpasswd", "..%5c..%5cx.png", "%00%0a.png", ".hidden", "a" * 999]
+    "end",
+    [
+        "%2e%2e%2f%2e%2e%2fetc%2fpasswd",
+        "..%5c..%5cx.png",
+        "%00%0a.png",
+        ".hidden",
+        "a" * 999,
+        "%F0%9F%90%B1" * 99,
+    ],
 )
 def test_an_address_leads_to_no_other_folder(tmp_path: Path, end: str) -> None:
     (item,) = plan_results([f"http://a.org/{end}"], str(tmp_path), MASK).items
@@ -87,7 +155,8 @@ def test_an_address_leads_to_no_other_folder(tmp_path: Path, end: str) -> None:
     assert item.target.parent == tmp_path
     assert not item.target.name.startswith(".")
     assert item.target.name.isprintable()
-    assert len(item.target.name) < 120
+    assert len(os.fsencode(item.target.name)) < 180  # of 255, some for a temporary name
+    item.target.touch()
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import importlib.util
 import io
 import os
 import threading
@@ -14,6 +16,7 @@ import anyio
 import pytest
 
 from streamseg.session.still_files import ResultWriter
+from streamseg.tasks import threads
 from streamseg.tasks.threads import Check, Watched, in_thread
 
 pytestmark = pytest.mark.anyio
@@ -59,6 +62,64 @@ async def test_nobody_waits_for_a_long_call_of_a_library() -> None:
     over.set()
 
 
+async def test_threads_that_were_left_behind_are_counted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(threads, "_places", threads._Places(2))
+    begun, over = threading.Semaphore(0), threading.Event()
+    done: list[int] = []
+
+    def work(check: Check) -> None:
+        begun.release()
+        over.wait(30)
+
+    async def call(number: int) -> None:
+        await in_thread(lambda check: done.append(number))
+
+    try:
+        async with anyio.create_task_group() as group:
+            for _ in range(2):
+                group.start_soon(in_thread, work)
+            for _ in range(2):
+                assert await anyio.to_thread.run_sync(lambda: begun.acquire(timeout=10))
+            group.cancel_scope.cancel()
+        # Both threads are at work still: whoever comes waits, and may be cancelled.
+        with anyio.move_on_after(0.1) as scope:
+            await call(1)
+        assert scope.cancelled_caught
+        async with anyio.create_task_group() as group:
+            for number in (2, 3, 4):
+                group.start_soon(call, number)
+            await anyio.wait_all_tasks_blocked()
+            assert done == []
+            over.set()
+            # Of another event loop too.
+            await anyio.to_thread.run_sync(asyncio.run, call(5))
+        assert sorted(done) == [2, 3, 4, 5]
+    finally:
+        over.set()
+
+
+async def test_a_place_that_nobody_takes_any_more_is_free() -> None:
+    places = threads._Places(1)
+    for cancelled_first in (True, False):
+        await places.take()
+        waiting = asyncio.ensure_future(places.take())
+        await anyio.wait_all_tasks_blocked()
+        if cancelled_first:
+            waiting.cancel()
+            places.release()
+        else:  # handed over, but the loop has not told it yet
+            places.release()
+            waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+        assert not places._waiting
+        with anyio.fail_after(5):
+            await places.take()
+        places.release()
+
+
 async def test_a_file_that_nobody_wants_is_gone_before_the_caller_is(tmp_path: Path) -> None:
     begun = threading.Event()
     target = tmp_path / "endless.npz"
@@ -86,3 +147,19 @@ async def test_a_large_array_is_handed_on_in_pieces() -> None:
 
     assert out.getvalue() == data
     assert max(after - before for before, after in pairwise(asked)) <= 1 << 20
+
+
+async def test_a_large_file_is_synced_where_there_is_no_fdatasync(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(os, "fdatasync")  # as on macOS
+    spec = importlib.util.spec_from_file_location("threads_of_macos", threads.__file__)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    monkeypatch.setattr(module, "_SYNC_BYTES", 1000)
+    path = tmp_path / "a.bin"
+    with path.open("wb") as file:
+        module.Watched(file, lambda: None, fd=file.fileno()).write(bytes(2000))
+        assert path.stat().st_size == 2000  # before it is closed

@@ -49,6 +49,17 @@ def test_an_object_that_is_not_the_same_stays_a_difference(output: int, change: 
     assert largest(*paired_objects(wrong, exact, 1e-3)) >= change * 0.9
 
 
+def test_objects_that_the_module_did_not_find_stay_a_difference() -> None:
+    exact = objects()
+    garbage = objects(seed=5)
+    garbage[1][..., 0] = 1.0
+    assert largest(*paired_objects(garbage, exact, 1e-3)) > 1
+    invented = tuple(each.clone() for each in exact)
+    invented[0][0, -1] = torch.tensor([0.0, 0.0, 384.0, 384.0])
+    invented[1][0, -1, 0] = 0.99
+    assert largest(*paired_objects(invented, exact, 1e-3)) > 0.8
+
+
 def test_nothing_but_objects_is_taken_for_such() -> None:
     boxes, rows, masks = objects()
     assert are_objects((boxes, rows, masks))

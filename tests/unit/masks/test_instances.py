@@ -189,7 +189,7 @@ def test_other_outputs_are_refused_in_one_line(shapes):
         check_instance_shapes(shapes)
 
 
-@pytest.mark.parametrize("number", [-1, 2, 7, float("nan")])
+@pytest.mark.parametrize("number", [-1, 2, 7, float("nan"), float("inf"), -float("inf"), 3e38])
 def test_a_class_without_a_label_is_an_error_and_not_a_guess(number):
     with pytest.raises(InvalidModelOutputError, match="its card has 2 labels"):
         chosen((BOX, 0.9, number))

@@ -64,9 +64,24 @@ async def test_an_address_that_is_none_is_told_without_its_password() -> None:
 
 
 @pytest.mark.anyio
-async def test_a_classifier_is_not_made_of_one() -> None:
-    with pytest.raises(InvalidConfigError, match=r"x\.tflite: a \.tflite becomes .* no classifier"):
-        await Classifier.load("x.tflite")
+@pytest.mark.parametrize(
+    ("task", "told"),
+    [(Classifier, "no classifier: use"), (InstanceSegmenter, "not one that finds objects: use")],
+)
+async def test_other_tasks_refuse_one_before_it_is_converted(
+    task: type[StillTask], told: str
+) -> None:
+    with pytest.raises(
+        InvalidConfigError, match=rf"x\.tflite: a \.tflite becomes a model that .*, {told}"
+    ):
+        await task.load("x.tflite")
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("task", [SemanticSegmenter, PanopticSegmenter, ImageSegmenter])
+async def test_tasks_of_classes_take_one(task: type[StillTask], tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"cannot read .*none\.tflite"):
+        await task.load(tmp_path / "none.tflite")
 
 
 @pytest.mark.anyio
