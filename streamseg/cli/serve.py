@@ -179,8 +179,17 @@ def serve(
         if not quiet:
             typer.echo(f"listening on {_shown(session.server.url)}", err=True)
 
+    cancelled_by: list[int] = []
     with DownloadBar(settings.model.name, quiet=quiet) as bar:
-        run_async(run_server(settings, on_ready=tell, on_download=bar.show))
+        serving = run_server(
+            settings, on_ready=tell, on_download=bar.show, on_cancel=cancelled_by.append
+        )
+        try:
+            run_async(serving)
+        except typer.Exit:
+            if cancelled_by:  # the server has the signals, so `run_async` did not see which it was
+                raise typer.Exit(128 + cancelled_by[0]) from None
+            raise
 
 
 def _shown(url: str) -> str:
@@ -192,7 +201,11 @@ def _shown(url: str) -> str:
     if host not in ("0.0.0.0", "[::]"):
         return url
     # Not a place of anybody: just to see from which address this machine would go out.
-    own = address_towards("192.0.2.1") or "localhost"
+    if host == "[::]":
+        own = address_towards("2001:db8::1")
+        own = f"[{own}]" if own is not None and ":" in own else "localhost"
+    else:
+        own = address_towards("192.0.2.1") or "localhost"
     return f"{scheme}://{own}:{port} (all addresses of this machine)"
 
 

@@ -66,10 +66,11 @@ class SessionPipeline:
         self._bypass = False
         self._changing = anyio.Lock()
         self._sinks = sinks
-        self._adapting = AdaptingSource(source, self._usage) if config.webrtc.adapt else None
+        # Without adapting, too, it keeps to the most pictures a second that are worked on.
+        self._adapting = AdaptingSource(source, self._usage, adapt=config.webrtc.adapt)
         flow = config.flow
         self._pipeline = Pipeline(
-            self._adapting or source,
+            self._adapting,
             segmenter=model.segmenter(),
             mask_filters=mask_filters(config.mask),
             effect=None,
@@ -131,14 +132,14 @@ class SessionPipeline:
     def statistics(self) -> PipelineStatistics:
         """Return the counters of this moment; never waits."""
         statistics = self._pipeline.statistics()
-        if self._adapting is None:
+        if not self._config.webrtc.adapt:
             return statistics
         return replace(statistics, settings={**statistics.settings, **self._adapting.settings})
 
     @property
     def adaptations(self) -> dict[str, int]:
         """How many steps ``down`` and ``up`` there were because the processor was short."""
-        return {} if self._adapting is None else self._adapting.adaptation.steps
+        return self._adapting.adaptation.steps
 
     def _usage(self) -> Usage:
         pipeline = self._pipeline

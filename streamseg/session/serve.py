@@ -280,6 +280,7 @@ async def run_server(
     *,
     on_ready: Callable[[ServeSession], None] | None = None,
     on_download: Callable[[float], None] | None = None,
+    on_cancel: Callable[[int], None] | None = None,
 ) -> None:
     """Serve until SIGINT or SIGTERM, then end all calls; a second signal does not wait for them.
 
@@ -287,19 +288,20 @@ async def run_server(
         config: What to do.
         on_ready: Called when it listens.
         on_download: Called with the share of the model's download that is done, 0 to 1.
+        on_cancel: Called with the number of the signal that does not wait.
 
     Raises:
         StreamsegError: If it cannot be started, the model cannot be used, or the source of the only
             room cannot be opened.
     """
     async with ServeSession(config, on_download=on_download) as session:
-        _obey_signals(session.stop)
+        _obey_signals(session.stop, on_cancel)
         if on_ready is not None:
             on_ready(session)
         await session.run()
 
 
-def _obey_signals(stop: Callable[[], None]) -> None:
+def _obey_signals(stop: Callable[[], None], on_cancel: Callable[[int], None] | None) -> None:
     """Let the first Ctrl-C or SIGTERM end the server, and every other one cancel."""
     if sys.platform == "win32":
         return
@@ -308,12 +310,14 @@ def _obey_signals(stop: Callable[[], None]) -> None:
     assert task is not None
     asked = False
 
-    def end() -> None:
+    def end(number: int) -> None:
         nonlocal asked
         if asked:
+            if on_cancel is not None:
+                on_cancel(number)
             task.cancel()
         asked = True
         stop()
 
     for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, end)
+        loop.add_signal_handler(number, end, number)

@@ -86,6 +86,7 @@ class AdaptingSource(Source):
     Args:
         source: Whose frames; it is closed with this.
         usage: Returns what the pipeline does with them.
+        adapt: Whether it takes steps at all; if not, 30 a second in their full size are passed on.
         clock: Seconds that only grow.
 
     Attributes:
@@ -97,8 +98,10 @@ class AdaptingSource(Source):
         source: Source,
         usage: Callable[[], Usage],
         *,
+        adapt: bool = True,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        self._adapts = adapt
         self.adaptation = Adaptation()
         self._source = source
         self._usage = usage
@@ -126,7 +129,8 @@ class AdaptingSource(Source):
         """Return the next frame that is to be worked on; raises as the source does."""
         while True:
             frame = await self._source.receive()
-            self._look()
+            if self._adapts:
+                self._look()
             if self._is_due(frame):
                 break
             self._left_out += 1

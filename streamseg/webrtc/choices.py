@@ -57,6 +57,8 @@ _HIDING: Mapping[str, tuple[str, ...]] = {
     "pixelate": ("strength",),
     "mask": _MASK,
 }
+# Likewise of every other effect: the operator's own may be one that hides little.
+_REVEALING = ("subject", "threshold", "feather", "on")
 _MAX_OPTIONS = 16
 _PLAIN = (str, int, float, bool, type(None))
 
@@ -126,8 +128,8 @@ class Menu:
 
     Attributes:
         may_bypass: Whether they may see their picture without an effect. If not, they have the
-            effects that hide the room, not weaker than the operator has them, and the operator's
-            own effect.
+            effects that hide the room and the operator's own, none of them weaker than the operator
+            has it, and without the options that say where it works.
         own: The operator's effect: ``{"name": ..., "options": {...}}``.
     """
 
@@ -141,7 +143,7 @@ class Menu:
             return dict(_OFFERED)
         own = None if self.own is None else self.own["name"]
         return {
-            name: _HIDING.get(name, options)
+            name: _HIDING.get(name, tuple(option for option in options if option not in _REVEALING))
             for name, options in _OFFERED.items()
             if name in _HIDING or name == own
         }
@@ -193,7 +195,7 @@ class Menu:
         said = dict(options)
         strength = said.get("strength")
         given = isinstance(strength, int | float) and not isinstance(strength, bool)
-        if self.may_bypass or name not in _HIDING or not given:
+        if self.may_bypass or not given:
             return said
         least: Any = next(
             item.default for item in fields(EFFECTS[name].options_type) if item.name == "strength"

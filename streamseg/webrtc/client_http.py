@@ -68,6 +68,7 @@ class HttpSession:
         self._headers = {} if token is None else {"Authorization": f"Bearer {token}"}
         self._timeout_s = timeout_s
         self._location: str | None = None
+        self._answered_by: str | None = None  # the host, after all redirections
         self._http: aiohttp.ClientSession | None = None
 
     async def begin(self, offer: str) -> str:
@@ -91,6 +92,7 @@ class HttpSession:
                 if location:
                     # Relative to where a redirection led.
                     self._location = urljoin(str(response.url), location)
+                    self._answered_by = urlsplit(str(response.url)).hostname
                 if response.content_type != _SDP:
                     raise RefusedError("the server's answer is no SDP")
                 answer = await response.content.read(_MAX_ANSWER + 1)
@@ -128,6 +130,8 @@ class HttpSession:
 
     def _is_ours(self, location: str) -> bool:
         # Or a server could have us delete at addresses that only this machine reaches. One that
-        # keeps its sessions elsewhere sees by the connection's end that this one is over.
+        # keeps its sessions elsewhere sees by the connection's end that this one is over. The host
+        # that a redirection led to has had the offer already (RFC 9725 shares load like this).
         parts = urlsplit(location)
-        return parts.scheme in ("http", "https") and parts.hostname == urlsplit(self._url).hostname
+        ours = (urlsplit(self._url).hostname, self._answered_by)
+        return parts.scheme in ("http", "https") and parts.hostname in ours

@@ -155,6 +155,7 @@ class _Connection(asyncio.Protocol):
         self._serving: asyncio.Protocol | None = None
         self._early: list[bytes] = []  # came with the handshake's end: one read of the socket
         self._stuck_since_s: float | None = None
+        self._unread = 0  # bytes, at the last look
         self._lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -222,14 +223,16 @@ class _Connection(asyncio.Protocol):
             serving.connection_lost(exc)
 
     def end_if_stuck(self, now_s: float, patience_s: float) -> None:
-        """End it if its client has left something unread for too long.
+        """End it if its client has read nothing of what waits for it for too long.
 
         Nothing may be sent over it by ``sendfile``: that would not show here.
         """
         tcp = self._tcp
-        if tcp is None or tcp.get_write_buffer_size() == 0:
+        unread = 0 if tcp is None else tcp.get_write_buffer_size()
+        before, self._unread = self._unread, unread
+        if tcp is None or unread == 0:
             self._stuck_since_s = None
-        elif self._stuck_since_s is None:
+        elif self._stuck_since_s is None or unread < before:  # a slow client reads, too
             self._stuck_since_s = now_s
         elif now_s - self._stuck_since_s >= patience_s:
             tcp.abort()

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
 
-from aiohttp import ETag, web
+from aiohttp import web
 
 __all__ = ["PageFile", "read_page"]
 
@@ -43,7 +43,8 @@ class PageFile:
 
     async def answer(self, request: web.Request) -> web.StreamResponse:
         """Answer a request for it; a browser that has it already is told so."""
-        known = ETag(self.etag) in (request.if_none_match or ())
+        # Compared weakly (RFC 9110, 13.1.2): a proxy that compresses makes the tag a weak one.
+        known = any(tag.value in (self.etag, "*") for tag in request.if_none_match or ())
         response = web.Response(status=304) if known else web.Response(body=self.data)
         if not known:
             response.headers["Content-Type"] = self.kind

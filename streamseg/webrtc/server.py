@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import ssl
+from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Self
 
 import anyio
@@ -218,17 +219,19 @@ class Server(Resource):
     async def aclose(self) -> None:
         """End all sessions, answer what is being answered, and stop listening."""
         self._closing = True
+        listener, self._listener = self._listener, None
+        runner, self._runner = self._runner, None
+        if listener is not None:
+            listener.stop()
+        # A second signal cancels through the shield: what comes after is closed all the same.
         with anyio.CancelScope(shield=True):
-            listener, self._listener = self._listener, None
-            if listener is not None:
-                listener.stop()
-            await self._sessions.aclose()
-            runner, self._runner = self._runner, None
-            if runner is not None:
-                await runner.cleanup()
-            if listener is not None:
-                await listener.aclose()
-            await self._uploads.aclose()
+            async with AsyncExitStack() as closing:  # the last one first
+                closing.push_async_callback(self._uploads.aclose)
+                if listener is not None:
+                    closing.push_async_callback(listener.aclose)
+                if runner is not None:
+                    closing.push_async_callback(runner.cleanup)
+                closing.push_async_callback(self._sessions.aclose)
 
     def _not_ready(self) -> str | None:
         if self._closing:

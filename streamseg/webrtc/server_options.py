@@ -50,7 +50,7 @@ class ServerOptions:
         max_connections_per_address: Likewise of one address; not counted behind a proxy.
         header_timeout_s: How long a connection may stay without a whole request, in seconds.
         body_timeout_s: How long a request's body may take, in seconds.
-        write_timeout_s: How long a client may leave what it is sent unread, in seconds.
+        write_timeout_s: How long a client may read nothing of what it is sent, in seconds.
         max_uploads: Background pictures that are kept for all together.
         max_uploads_per_address: Likewise for one address; a newer one replaces the oldest.
         may_bypass: Whether users may see their room: without an effect, or with one that leaves it

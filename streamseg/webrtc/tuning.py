@@ -11,6 +11,7 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING, Any
 
+import aioice
 import aiortc
 import aiortc.rtcrtptransceiver
 from aiortc import (
@@ -26,6 +27,7 @@ from OpenSSL import SSL
 
 from streamseg.webrtc.tuning_encoding import Rates
 from streamseg.webrtc.tuning_gathering import Gathering
+from streamseg.webrtc.tuning_needed import check_inside
 from streamseg.webrtc.tuning_private import check_version, private_name, replace_private
 from streamseg.webrtc.tuning_receiving import BoundedRouter, TunedReceiver
 from streamseg.webrtc.tuning_sctp import BoundedSctp
@@ -56,15 +58,17 @@ _GATHER = private_name(RTCPeerConnection, "gather")
 # RFC 8827, 6.5, asks for P-256; these are what OpenSSL takes, too.
 _CURVES = ("secp256r1", "secp384r1", "secp521r1")
 
-_HALT_S = 0.7
-_PART_S = 0.7  # for each part of closing
+# All together are about two seconds.
+_HALT_S = 0.5
+_PART_S = 0.7  # for a part of closing
+_REST_S = 0.25  # for what is left of a transport
 _CANCEL_S = 0.2
 
 
-async def _guarded(closing: Coroutine[Any, Any, None]) -> None:
+async def _guarded(closing: Coroutine[Any, Any, None], timeout_s: float = _PART_S) -> None:
     """Wait for a part of closing, but not for ever; a part that fails does not stop the others."""
     try:
-        await asyncio.wait_for(closing, _PART_S)
+        await asyncio.wait_for(closing, timeout_s)
     except Exception:
         _logger.debug("a part of a connection could not be closed", exc_info=True)
 
@@ -76,6 +80,23 @@ async def _cancelled(tasks: Iterable[asyncio.Future[Any]]) -> None:
         task.cancel()
     if running:
         await asyncio.wait(running, timeout=_CANCEL_S)
+
+
+async def _stop_transport(transport: RTCDtlsTransport) -> None:
+    """Stop what is left of a transport, and let go its sockets."""
+    await _guarded(transport.stop(), _REST_S)
+    await _guarded(transport.transport.stop(), _REST_S)
+    for protocol in transport.transport._connection._protocols:
+        socket = getattr(protocol, "transport", None)  # it has one when it is connected
+        if socket is not None:
+            socket.close()
+
+
+async def _stop_checks(transport: RTCDtlsTransport) -> None:
+    # aioice begins with these checks even if it was closed just before, and never ends.
+    checks = transport.transport._connection._query_consent_task
+    if checks is not None:
+        checks.cancel()
 
 
 class _Quiet(logging.Filter):
@@ -92,12 +113,14 @@ _QUIET = _Quiet()
 
 
 def tune() -> None:
-    """Check aiortc and keep addresses out of its log; may be called any number of times.
+    """Check aiortc and aioice and keep addresses out of its log; may be called any number of times.
 
     Raises:
-        ConfigError: If it is a version that this was not made for.
+        ConfigError: If one is a version that this was not made for.
     """
     check_version(aiortc.__version__)
+    check_version(aioice.__version__, "aioice")
+    check_inside()
     for name in ("aioice.ice", "aioice.turn", "aioice.mdns"):
         logging.getLogger(name).addFilter(_QUIET)  # a filter that is there is not added again
 
@@ -198,30 +221,19 @@ class TunedConnection(RTCPeerConnection):
 
     async def _close_all(self) -> None:
         transports = self.transports
-        parts: list[TunedReceiver | TunedSender] = []
-        for transceiver in self.getTransceivers():
-            receiver, sender = transceiver.receiver, transceiver.sender
-            assert isinstance(receiver, TunedReceiver)
-            assert isinstance(sender, TunedSender)
-            parts += [receiver, sender]
-            await receiver.halt(_HALT_S)
+        receivers = [each for each in self.getReceivers() if isinstance(each, TunedReceiver)]
+        senders = [each for each in self.getSenders() if isinstance(each, TunedSender)]
+        await asyncio.gather(*(_guarded(each.halt(_HALT_S)) for each in receivers))
         await _guarded(super().close())
         # What follows does nothing where the closing above went well.
-        await _cancelled(task for part in parts for task in part.tasks)
+        tasks = [task for each in receivers for task in each.tasks]
+        await _cancelled(tasks + [task for each in senders for task in each.tasks])
+        rest = [_guarded(_stop_transport(transport)) for transport in transports]
         if self.sctp is not None:
-            await _guarded(self.sctp.stop())
-        for transport in transports:
-            await _guarded(transport.stop())
-            await _guarded(transport.transport.stop())
-            for protocol in getattr(transport.transport._connection, "_protocols", ()):
-                protocol.transport.close()
-        await _guarded(self._gathering.close())
+            rest.insert(0, _guarded(self.sctp.stop(), _REST_S))
+        await asyncio.gather(*rest, _guarded(self._gathering.close()))
         await _cancelled(self._connecting)
-        for transport in transports:
-            # aioice begins with these checks even if it was closed just before, and never ends.
-            checks = transport.transport._connection._query_consent_task
-            if checks is not None:
-                checks.cancel()
+        await asyncio.gather(*(_guarded(_stop_checks(transport)) for transport in transports))
         self.remove_all_listeners()
 
     # The names are those that aiortc's own methods are called by from inside.

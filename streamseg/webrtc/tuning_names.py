@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import ipaddress
+import logging
 import socket
 import threading
 import time
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 __all__ = ["Names"]
+
+_log = logging.getLogger(__name__)
 
 _KNOWN_S = 60.0
 
@@ -58,12 +62,19 @@ class Names:
             begins = host not in self._waiting
             self._waiting.setdefault(host, []).append((loop, waiter))
         if begins:
-            threading.Thread(target=self._look_up, args=(host,), name="names", daemon=True).start()
+            self._begin(host)
         return await waiter
+
+    def _begin(self, host: str) -> None:
+        looking = threading.Thread(target=self._look_up, args=(host,), name="names", daemon=True)
+        try:
+            looking.start()
+        except RuntimeError:  # so many threads that the system gives no more; later it may
+            self._settle_all(host, (), OSError(errno.EAGAIN, "no thread can be started"))
 
     def _look_up(self, host: str) -> None:
         found: tuple[str, ...] = ()
-        error: OSError | None = None
+        error: OSError = socket.gaierror(socket.EAI_FAIL, "it could not be looked up")
         try:
             entries = socket.getaddrinfo(host, None, type=socket.SOCK_DGRAM)
             found = tuple(dict.fromkeys(str(entry[4][0]) for entry in entries))
@@ -71,10 +82,16 @@ class Names:
             error = exc
         except ValueError:  # no name at all, such as one with a label of over 63 letters
             error = socket.gaierror(socket.EAI_NONAME, "this is no name")
+        except Exception:
+            _log.debug("a name could not be looked up", exc_info=True)
+        finally:  # whatever went wrong: nobody may wait for ever
+            self._settle_all(host, found, None if found else error)
+
+    def _settle_all(self, host: str, found: tuple[str, ...], error: OSError | None) -> None:
         with self._lock:
             if found:
                 self._known[host] = (self._clock() + _KNOWN_S, found)
-            waiting = self._waiting.pop(host)
+            waiting = self._waiting.pop(host, [])
         for loop, waiter in waiting:
             with contextlib.suppress(RuntimeError):  # the loop has ended
                 loop.call_soon_threadsafe(_settle, waiter, found, error)

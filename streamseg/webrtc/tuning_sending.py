@@ -150,7 +150,9 @@ class TunedSender(RTCRtpSender):
     async def _handle_rtcp_packet(self, packet: AnyRtcpPacket) -> None:
         if isinstance(packet, RtcpRtpfbPacket):
             kept = {each.sequence_number for each in self._history.values()}
-            asked, packet.lost = packet.lost, list(kept.intersection(packet.lost))
+            # In their order, and each once: those that were sent first are needed first.
+            asked = packet.lost
+            packet.lost = [number for number in dict.fromkeys(asked) if number in kept]
             self.repeats.refused += len(asked) - len(packet.lost)
         await super()._handle_rtcp_packet(packet)
 

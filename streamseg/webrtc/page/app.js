@@ -125,9 +125,12 @@ async function freshConfig(signal) {
 
 // -- what the server is asked for ----------------------------------------------------------------
 
-/** What a new call begins with, so that no other effect is seen first. */
+/**
+ * What a new call begins with, so that no other effect is seen first. It does not wait for ever for
+ * an own picture on a slow way: that is sent once more, and its words are shown, when the call is up.
+ */
 async function firstWish(signal) {
-  const wish = choice.own ? await choice.message({ signal }) : {};
+  const wish = choice.own ? await choice.message({ signal, anyway: true }) : {};
   told = JSON.stringify(wish);
   return wish;
 }
@@ -143,7 +146,8 @@ async function tellChoice({ again = false } = {}) {
   try {
     wish = await choice.message({ again });
   } catch (error) {
-    showProblem(wordsOf(error));
+    const own = choice.usesOwnPicture ? "Your background picture could not be sent. " : "";
+    showProblem(own + wordsOf(error));
     return;
   }
   const text = JSON.stringify(wish);

@@ -2,6 +2,7 @@
 
 import { COLOURS, fillPicker, offered, showBackground, titleOf, usualStrength } from "./effects.js";
 import { recall, remember } from "./memory.js";
+import { wasTooSlow } from "./server.js";
 
 const OWN = "own picture";
 const SERVERS = "server's"; // the operator's background: a picture, or a colour not in the list
@@ -65,8 +66,11 @@ export class Choice extends EventTarget {
     return this.#names !== null && !this.#names.includes(this.name);
   }
 
-  /** The wish as the server wants to hear it; uploads the background where that is needed. */
-  async message({ again = false, signal } = {}) {
+  /**
+   * The wish as the server wants to hear it; uploads the background where that is needed.
+   * With anyway, one that takes too long on its way is left out: green is in its place.
+   */
+  async message({ again = false, anyway = false, signal } = {}) {
     const { name } = this;
     if (this.isTheServersAlone) return {};
     const options = {};
@@ -76,7 +80,8 @@ export class Choice extends EventTarget {
     if (name === "replace" && backdrop !== SERVERS) {
       options.background = backdrop;
       if (backdrop === OWN) {
-        options.background = (await this.background.upload({ again, signal })) ?? GREEN;
+        const sending = this.background.upload({ again, signal });
+        options.background = (await (anyway ? unlessSlow(sending) : sending)) ?? GREEN;
       }
     }
     return { effect: name, options };
@@ -208,5 +213,15 @@ export class Choice extends EventTarget {
     this.backgroundRow.hidden = this.name !== "replace";
     const css = backdrop === SERVERS ? servers.css : COLOURS[backdrop]?.css;
     showBackground(this.picker, (backdrop === OWN && this.background.bitmap) || css || null);
+  }
+}
+
+/** What a promise becomes, null if a server or the way to it was too slow. */
+async function unlessSlow(promise) {
+  try {
+    return await promise;
+  } catch (error) {
+    if (wasTooSlow(error)) return null;
+    throw error;
   }
 }

@@ -18,6 +18,11 @@ export class Refusal extends Error {
   }
 }
 
+/** Whether it was too slow, or broke off on the way: a server that has waited long enough hangs up. */
+export function wasTooSlow(error) {
+  return error instanceof Refusal && (error.status === 0 || error.status === 408);
+}
+
 let token = "";
 
 /** The bearer token that every request carries from now on. */

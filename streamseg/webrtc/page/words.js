@@ -35,6 +35,7 @@ export function refusalWords(status, message) {
   if (status === 0) return "The server cannot be reached.";
   if (status === 401) return "The server wants an access token.";
   if (status === 403) return `The server does not allow this page.${said}`;
+  if (status === 408) return "That took too long to send: try a faster network.";
   if (status === 429) return "The server has had too many calls from here.";
   if (status === 503) return "The server is full.";
   if (status === 413) return `That is too large for the server.${said}`;

@@ -42,6 +42,7 @@ class Endpoint:
         self.deleted: list[str] = []
         self.tokens: list[str | None] = []
         self.place = ""  # where its sessions are, if not at itself
+        self.moved_to = ""  # the host that takes the load, if not this one
         self.status = status
         self.body: bytes | None = None
         self.token = token
@@ -73,7 +74,7 @@ class Endpoint:
         return web.Response()
 
     async def moved(self, request: web.Request) -> web.Response:
-        return web.Response(status=307, headers={"Location": "/whip/room"})
+        return web.Response(status=307, headers={"Location": f"{self.moved_to}/whip/room"})
 
     async def aclose(self) -> None:
         for peer in self.peers.values():
@@ -177,6 +178,16 @@ async def test_a_server_cannot_have_us_delete_at_another_host() -> None:
             await sink.open(await info_of(None))
             assert endpoint.peers
         assert not endpoint.deleted
+
+
+@pytest.mark.anyio
+async def test_a_session_at_the_host_that_a_redirection_led_to_is_deleted() -> None:
+    async with serving() as endpoint:
+        endpoint.moved_to = endpoint.address.replace("127.0.0.1", "localhost")
+        async with WhipSink(f"{endpoint.address}/moved", options=QUICK) as sink:
+            await sink.open(await info_of(None))
+            assert not endpoint.deleted
+        assert endpoint.deleted == list(endpoint.peers)
 
 
 @pytest.mark.anyio

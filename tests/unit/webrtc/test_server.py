@@ -713,6 +713,9 @@ async def test_page_is_served_with_its_types_and_nothing_beside_it() -> None:
         tag = {"If-None-Match": index.headers["ETag"]}
         assert (await ask(house, "GET", "/", headers=tag)).status == 304
         assert (await ask(house, "GET", "/app.js", headers=tag)).status == 200
+        for said in (f"W/{tag['If-None-Match']}", f'"other", W/{tag["If-None-Match"]}', "*"):
+            known = {"If-None-Match": said}
+            assert (await ask(house, "GET", "/", headers=known)).status == 304
         for path in ("/server.py", "/../server.py", "/%2e%2e/server.py", "/page/", "//etc/passwd"):
             assert (await ask(house, "GET", path)).status == 404
 

@@ -9,6 +9,7 @@ import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import aiohttp
@@ -19,6 +20,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from streamseg.webrtc.listening import _Connection as Connection
 from tests.unit.webrtc.fakes import House
 from tests.unit.webrtc.test_server import ask, until
 
@@ -203,6 +205,28 @@ async def test_who_never_reads_is_ended(
         await until(lambda: connections(house) == 0)
         writer.transport.abort()
         assert (await ask(house, "GET", "/healthz", **_ssl(tls))).status == 200
+
+
+async def test_who_reads_slowly_is_not_ended_and_who_stops_is() -> None:
+    class Tcp:
+        unread, aborted = 0, False
+
+        def get_write_buffer_size(self) -> int:
+            return self.unread
+
+        def abort(self) -> None:
+            self.aborted = True
+
+    connection, tcp = Connection(SimpleNamespace()), Tcp()  # type: ignore[arg-type]
+    connection._tcp = tcp  # type: ignore[assignment]
+    for number in range(40):  # 400 s
+        tcp.unread = 1000 - 10 * number + 5000 * (number == 20)  # more came to be written once
+        connection.end_if_stuck(10.0 * number, 30.0)
+        assert not tcp.aborted
+    connection.end_if_stuck(415.0, 30.0)
+    assert not tcp.aborted
+    connection.end_if_stuck(421.0, 30.0)
+    assert tcp.aborted
 
 
 async def test_who_reads_late_is_served() -> None:

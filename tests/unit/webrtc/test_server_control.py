@@ -133,9 +133,25 @@ async def test_the_operators_own_effect_can_be_had_again() -> None:
     menu = Menu(may_bypass=False, own=own)
     assert list(menu.effects) == ["blur", "replace", "tint", "pixelate", "mask"]
     async with talking(menu) as (talk, _):
-        wish = {"effect": "tint", "options": {"strength": 10}}
+        wish = {"effect": "tint", "options": {"strength": 60}}
         assert await talk.say(wish) == wish
         assert await talk.say({"mask": True}) == {"mask": True}
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "least"),
+    [("tint", {}, 50.0), ("grayscale", {}, 100.0), ("grayscale", {"strength": 70.0}, 70.0)],
+)
+async def test_nor_is_the_operators_own_effect_made_weaker(
+    name: str, given: dict[str, Any], least: float
+) -> None:
+    async with talking(Menu(may_bypass=False, own={"name": name, "options": given})) as (talk, _):
+        wish = {"effect": name, "options": {"strength": 0}}
+        assert await talk.say(wish) == {"effect": name, "options": {"strength": least}}
+        for option in ("on", "subject", "threshold", "feather"):
+            wish = {"effect": name, "options": {option: "subject" if option == "on" else 0}}
+            assert list(await talk.say(wish)) == ["error"]
+        assert len(talk.processing.changes) == 1
 
 
 LONG = [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from fractions import Fraction
 from types import SimpleNamespace
 from typing import Any
 
@@ -87,6 +88,21 @@ async def test_no_mask_from_before_a_cut_lies_over_the_scene_after_it(motion: bo
     # The mask is used again, so that the person is seen, and then not any more.
     assert min(float(rgb[..., 0].mean()) for rgb in before) > 60
     assert max(int(rgb[..., :2].max()) for rgb in after) < 20
+
+
+async def test_without_adapting_too_no_more_than_thirty_a_second_are_worked_on() -> None:
+    class Fast(Cutting):  # 60 a second by its time stamps
+        async def receive(self) -> Frame:
+            frame = await super().receive()
+            frame.video.pts, frame.video.time_base = frame.index, Fraction(1, 60)
+            return frame
+
+    source, sink = Fast(), FakeSink()
+    with anyio.fail_after(20):
+        pipeline = session(source, sink, when_busy="reuse")
+        await pipeline.run()
+    assert 0 < len(sink.frames) <= CUT + 1
+    assert pipeline.adaptations == {"down": 0, "up": 0}
 
 
 @pytest.mark.parametrize(

@@ -246,7 +246,10 @@ async def test_a_second_signal_does_not_wait_for_the_end(
     monkeypatch.setattr(ServeSession, "aclose", aclose)
     ready = anyio.Event()
     config = load_serve_config(None, {"server.port": 0})
-    server = asyncio.create_task(serve.run_server(config, on_ready=lambda session: ready.set()))
+    numbers: list[int] = []
+    server = asyncio.create_task(
+        serve.run_server(config, on_ready=lambda session: ready.set(), on_cancel=numbers.append)
+    )
     try:
         with anyio.fail_after(10):
             await ready.wait()
@@ -256,6 +259,37 @@ async def test_a_second_signal_does_not_wait_for_the_end(
             with pytest.raises(asyncio.CancelledError):
                 await server
         assert len(closed) == 1
+        assert numbers == [number]
     finally:
         for each in (signal.SIGINT, signal.SIGTERM):
             asyncio.get_running_loop().remove_signal_handler(each)
+
+
+async def test_all_is_closed_also_when_closing_is_cancelled(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with running() as session:
+        server = session.server
+        listener, runner, uploads = server._listener, server._runner, server._uploads
+        assert listener is not None
+        assert runner is not None
+        _, writer = await asyncio.open_connection("127.0.0.1", listener.port)
+        await until(lambda: len(listener) == 1)
+        began = asyncio.Event()
+
+        async def hang() -> None:
+            began.set()
+            await asyncio.sleep(30)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(server._sessions, "aclose", hang)
+            closing = asyncio.create_task(server.aclose())
+            with anyio.fail_after(5):
+                await began.wait()
+                closing.cancel()
+                with pytest.raises(asyncio.CancelledError):
+                    await closing
+        assert len(listener) == 0
+        assert runner.server is None
+        assert uploads._folder is None
+        writer.close()

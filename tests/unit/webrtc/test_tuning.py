@@ -9,22 +9,34 @@ from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any
 
+import aioice
 import aiortc
 import av
 import numpy as np
 import pytest
+from aiortc import RTCRtpReceiver
 from aiortc.codecs import depayload
+from aiortc.rtcsctptransport import RTCSctpTransport
 from aiortc.rtp import RtpPacket
 
 from streamseg.errors import ConfigError
 from streamseg.frames import luma_plane
 from streamseg.webrtc.peer_options import IceServer, PeerOptions
 from streamseg.webrtc.peer_sdp import for_aiortc, usable_candidate, with_bitrate
-from streamseg.webrtc.tuning import tune
+from streamseg.webrtc.tuning import TunedConnection, tune
 from streamseg.webrtc.tuning_decoding import VideoInlet, is_keyframe
 from streamseg.webrtc.tuning_encoding import H264Video, Rates, Timeline, Vp8Video
+from streamseg.webrtc.tuning_needed import NEEDED, check_inside
 from streamseg.webrtc.tuning_packets import IncomingFrame, PacketBuffer, RepeatedNack
-from streamseg.webrtc.tuning_private import check_version, replace_private
+from streamseg.webrtc.tuning_private import (
+    check_parts,
+    check_version,
+    private_name,
+    replace_private,
+)
+from streamseg.webrtc.tuning_receiving import BoundedRouter, TunedReceiver
+from streamseg.webrtc.tuning_sctp import BoundedSctp
+from streamseg.webrtc.tuning_sending import TunedSender
 from tests.support.webrtc_peers import picture, read_number
 
 RATES = Rates(start=1_000_000, minimum=250_000, maximum=4_000_000)
@@ -417,8 +429,47 @@ def test_another_aiortc_is_refused() -> None:
     check_version(aiortc.__version__)
     with pytest.raises(ConfigError, match="pip install"):
         check_version("1.17.0")
+    with pytest.raises(ConfigError, match=r"aioice 0\.14\.0 .*pip install 'aioice==0\.13\.\*'"):
+        check_version("0.14.0", "aioice")
     with pytest.raises(ConfigError, match=r"no object\.nothing"):
         replace_private(object(), object, "nothing", 1)
+
+
+@pytest.mark.parametrize(
+    ("owner", "name"),
+    [
+        (RTCSctpTransport, "_receive_sack_chunk"),
+        (RTCRtpReceiver, "_RTCRtpReceiver__stop_decoder"),
+        (aioice.Connection, "check_incoming"),
+    ],
+)
+def test_a_method_that_would_not_be_overridden_is_noticed(
+    owner: type, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(owner, name)
+    check_inside.cache_clear()
+    with pytest.raises(ConfigError, match="has no"):
+        tune()
+    monkeypatch.undo()
+    tune()
+
+
+def test_attributes_are_looked_for_without_an_instance() -> None:
+    check_parts(aioice.Connection, ["_queue"])
+    with pytest.raises(ConfigError, match=r"this aioice has no Connection\._rows, .*aioice==0\.13"):
+        check_parts(aioice.Connection, ["_queue", "_rows"])
+
+
+@pytest.mark.parametrize(
+    "own", [TunedConnection, TunedReceiver, TunedSender, BoundedSctp, BoundedRouter], ids=str
+)
+def test_everything_that_is_overridden_is_looked_for(own: type) -> None:
+    (stock,) = (each for each in own.__mro__ if each in NEEDED)
+    looked_for = {private_name(stock, n[2:]) if n[:2] == "__" else n for n in NEEDED[stock]}
+    hooks = {name for name in vars(own) if name.startswith("_") and not name.endswith("__")}
+    assert {name for name in hooks if hasattr(stock, name)} <= looked_for
+    # Those of two underscores are aiortc's by their name.
+    assert {name for name in hooks if name.startswith(f"_{stock.__name__}__")} <= looked_for
 
 
 def test_addresses_are_logged_for_debugging_only(caplog: pytest.LogCaptureFixture) -> None:

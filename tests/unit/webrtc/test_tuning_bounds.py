@@ -17,7 +17,7 @@ from streamseg.webrtc.peer_source import PeerSource
 from streamseg.webrtc.shared_encoding import SharedEncoding
 from streamseg.webrtc.tuning_decoding import Allowance, VideoInlet
 from streamseg.webrtc.tuning_encoding import H264Video, Rates, Vp8Video
-from streamseg.webrtc.tuning_receiving import BoundedRouter
+from streamseg.webrtc.tuning_receiving import BoundedRouter, TunedReceiver
 from streamseg.webrtc.tuning_sending import Repeats, TunedSender
 from tests.support.webrtc_peers import picture
 from tests.unit.webrtc.test_tuning import encoded
@@ -73,6 +73,8 @@ async def test_a_packet_that_is_asked_for_a_thousand_times_is_sent_again_once() 
     sender = Sender(200, Clock())
     await sender.hear([183 + n % 17 for n in range(5000)])
     assert len(sender.again) == 17
+    numbers = [int.from_bytes(data[2:4], "big") for data in sender.again]
+    assert numbers == [183 + n for n in range(17)]  # as they were asked for
     assert sender.repeats.refused == 5000 - 17
 
 
@@ -115,7 +117,41 @@ def test_few_streams_are_taken_over_a_transport() -> None:
     assert router.route_rtp(RtpPacket(payload_type=96, ssrc=7)) is receiver
 
 
+async def test_a_stream_that_fell_silent_gives_its_place_to_a_new_one() -> None:
+    clock = Clock()
+    router = BoundedRouter(clock)
+    receiver = TunedReceiver("video", make_transport(), make_inlet())
+    router.register_receiver(receiver, ssrcs=[], payload_types=[96], mid="0")
+    kept = receiver._RTCRtpReceiver__remote_streams  # type: ignore[attr-defined]
+
+    def comes(ssrc: int, payload_type: int = 96) -> bool:
+        packet = RtpPacket(payload_type=payload_type, ssrc=ssrc)
+        taken = router.route_rtp(packet) is receiver
+        if taken:
+            kept[ssrc] = True  # as the receiver does
+        return taken
+
+    assert all(comes(ssrc) for ssrc in range(8))
+    assert not comes(8)
+    clock.now += 1.5
+    assert all(comes(ssrc) for ssrc in range(1, 8))
+    clock.now += 1.0
+    assert not comes(8, payload_type=5)  # nobody's: it takes nobody's place
+    assert 0 in router.ssrc_table
+    assert comes(8)
+    assert set(router.ssrc_table) == set(kept) == set(range(1, 9))
+    clock.now += 0.9
+    assert not comes(9)  # the others have been silent for long, but one was just replaced
+    clock.now += 0.2
+    assert comes(9)
+    assert len(router.ssrc_table) == len(kept) == 8
+
+
 # -- decoding --------------------------------------------------------------------------------
+
+
+def make_inlet() -> VideoInlet:
+    return VideoInlet(lambda video, _: None, lambda _: None, 10**6)
 
 
 def test_pixels_a_second_are_bounded_and_the_rest_is_counted() -> None:

@@ -81,6 +81,27 @@ async def test_a_name_is_looked_up_once_for_all_who_ask(monkeypatch: pytest.Monk
     assert slow.asked.count("a.invalid") == 2
 
 
+async def test_where_no_thread_can_be_started_nobody_waits(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    slow, names = SlowNames(monkeypatch), Names()
+    slow.answer.set()
+
+    def start(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    async with asyncio.timeout(5):
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", start)
+            with pytest.raises(OSError, match="thread"):
+                await names.addresses("a.invalid")
+        assert await names.addresses("a.invalid") == ("127.0.0.1",)
+        with monkeypatch.context() as patch:
+            patch.setattr(socket, "getaddrinfo", lambda *args, **options: [()])  # of no known form
+            with pytest.raises(socket.gaierror):
+                await names.addresses("b.invalid")
+
+
 async def test_a_name_server_that_does_not_answer_stops_no_encoder(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
