@@ -188,7 +188,7 @@ class Connections:
             try:
                 await processing.run()
             except StreamsegError as exc:
-                if not peer.closed.is_set():  # else that is why
+                if not peer.reason:  # else that is why; being closed takes a moment longer
                     reason = str(exc).removeprefix(f"{session.name}: ")
                     _log.warning("%s failed: %s", session.name, reason)
             except anyio.ClosedResourceError:

@@ -218,6 +218,7 @@ async def test_closing_from_every_state(state: Callable[[Peer, Stock], object]) 
     assert descriptors() <= before
 
 
+@pytest.mark.slow  # a server's sixty calls are in the default run
 async def test_fifty_calls_leave_nothing() -> None:
     track_size = (320, 240)
 
