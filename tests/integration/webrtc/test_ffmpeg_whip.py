@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import datetime
 import subprocess
 import sys
 import time
@@ -13,13 +12,11 @@ from pathlib import Path
 
 import av
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
+from cryptography.hazmat.primitives.serialization import PrivateFormat
 
 from streamseg.errors import SourceOpenError
 from streamseg.webrtc.client import WhepSource
+from tests.support.certificates import write_certificate
 from tests.support.namespaces import UnalteredServing, metric
 from tests.support.webrtc_peers import read_number
 
@@ -70,24 +67,8 @@ def server() -> Iterator[UnalteredServing]:
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """Options of the muxer with a certificate on P-256."""
     folder = tmp_path_factory.mktemp("certificate")
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "publisher")])
-    now = datetime.datetime.now(datetime.UTC)
-    made = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(days=1))
-        .not_valid_after(now + datetime.timedelta(days=30))
-        .sign(key, hashes.SHA256())
-    )
-    pem = serialization.Encoding.PEM
-    form = serialization.PrivateFormat.TraditionalOpenSSL
-    (folder / "cert.pem").write_bytes(made.public_bytes(pem))
-    (folder / "key.pem").write_bytes(key.private_bytes(pem, form, serialization.NoEncryption()))
-    return [f"cert_file={folder}/cert.pem", f"key_file={folder}/key.pem"]
+    cert, key = write_certificate(folder, "publisher", form=PrivateFormat.TraditionalOpenSSL)
+    return [f"cert_file={cert}", f"key_file={key}"]
 
 
 @contextmanager

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import datetime
 import os
 import random
 import signal
@@ -21,10 +20,6 @@ import anyio
 import numpy as np
 import psutil
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 from numpy.typing import NDArray
 
 from streamseg.errors import SourceOpenError
@@ -32,6 +27,7 @@ from streamseg.session.serve import ServeSession
 from streamseg.session.serve_config import load_serve_config
 from streamseg.webrtc.client import WhepSource, WhipSink
 from tests.support.calling import Caller, sample_pictures
+from tests.support.certificates import write_certificate
 from tests.unit.webrtc.fakes import OFFERS
 from tests.unit.webrtc.test_signals import mutated
 from tests.unit.webrtc.test_uploads import picture as upload
@@ -567,7 +563,7 @@ def value(text: str, name: str) -> float:
 
 
 async def test_another_host_is_served_with_a_certificate(tmp_path: Path) -> None:
-    cert, key = certificate(tmp_path)
+    cert, key = map(str, write_certificate(tmp_path))
     overrides = {"server__host": "0.0.0.0", "server__tls_cert": cert, "server__tls_key": key}
     async with await serving(**overrides) as session:
         port = session.server.url.rpartition(":")[2]
@@ -584,31 +580,3 @@ async def test_another_host_is_served_with_a_certificate(tmp_path: Path) -> None
         writer.write(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
         assert b"HTTP" not in await asyncio.wait_for(reader.read(), 5)
         writer.close()
-
-
-def certificate(folder: Path) -> tuple[str, str]:
-    """Write a self-signed certificate and its key, and return their paths."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
-    now = datetime.datetime.now(datetime.UTC)
-    cert = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(hours=1))
-        .not_valid_after(now + datetime.timedelta(hours=1))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
-        .sign(key, hashes.SHA256())
-    )
-    paths = folder / "cert.pem", folder / "key.pem"
-    paths[0].write_bytes(cert.public_bytes(serialization.Encoding.PEM))
-    paths[1].write_bytes(
-        key.private_bytes(
-            serialization.Encoding.PEM,
-            serialization.PrivateFormat.PKCS8,
-            serialization.NoEncryption(),
-        )
-    )
-    return str(paths[0]), str(paths[1])

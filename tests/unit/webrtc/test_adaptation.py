@@ -19,6 +19,7 @@ from streamseg.webrtc.adaptation import FULL, Adaptation, Level, Load
 from streamseg.webrtc.adapting_source import AdaptingSource, EncodingSink, Usage, usage
 from streamseg.webrtc.peer_sink import PeerSink
 from streamseg.webrtc.rooms import RoomSink
+from tests.support.webrtc_transports import Clock
 from tests.unit.fakes import FakeSink, FakeSource
 
 # -- deciding --------------------------------------------------------------------------------
@@ -159,14 +160,6 @@ def test_a_step_up_that_was_too_much_is_tried_again_later_and_later() -> None:
 
 
 # -- carrying it out -------------------------------------------------------------------------
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 class Timed(FakeSource):

@@ -6,26 +6,11 @@ from typing import Any
 
 import pytest
 from aioice import stun
-from aiortc import RTCDtlsTransport, RTCIceGatherer, RTCIceTransport
-from aiortc.rtcdtlstransport import RTCCertificate
 
 from streamseg.webrtc.peer_link import Link
+from tests.support.webrtc_transports import Clock, make_transport
 
 pytestmark = pytest.mark.anyio
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-def make_transport() -> RTCDtlsTransport:
-    """A real one, which never connects."""
-    ice = RTCIceTransport(RTCIceGatherer(iceServers=[]))
-    return RTCDtlsTransport(ice, [RTCCertificate.generateCertificate()])
 
 
 async def test_only_what_is_verified_counts_as_heard() -> None:

@@ -16,17 +16,10 @@ from streamseg.webrtc.shared_encoding import EncodingCounts, SharedEncoding
 from streamseg.webrtc.tuning_encoding import EncodedPicture, H264Video, Rates, make_encoder
 from streamseg.webrtc.viewer_bitrates import ViewerBitrate, share_out
 from tests.support.webrtc_peers import picture, read_number
+from tests.support.webrtc_transports import Clock
 
 RATES = Rates(start=1_000_000, minimum=250_000, maximum=4_000_000)
 MB = 1_000_000
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 # -- who shares an encoder -------------------------------------------------------------------

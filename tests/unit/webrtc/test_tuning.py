@@ -38,17 +38,10 @@ from streamseg.webrtc.tuning_receiving import BoundedRouter, TunedReceiver
 from streamseg.webrtc.tuning_sctp import BoundedSctp
 from streamseg.webrtc.tuning_sending import TunedSender
 from tests.support.webrtc_peers import picture, read_number
+from tests.support.webrtc_transports import Clock
 
 RATES = Rates(start=1_000_000, minimum=250_000, maximum=4_000_000)
 ENCODERS = {"H264": H264Video, "VP8": Vp8Video}
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 def packet(number: int, timestamp: int, *, marker: bool = False, data: bytes = b"x") -> RtpPacket:

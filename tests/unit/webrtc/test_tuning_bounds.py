@@ -7,8 +7,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from aiortc import RTCDtlsTransport, RTCIceGatherer, RTCIceTransport
-from aiortc.rtcdtlstransport import RTCCertificate
 from aiortc.rtp import RTCP_RTPFB_NACK, RtcpRtpfbPacket, RtpPacket
 
 from streamseg.frames import luma_plane
@@ -20,25 +18,12 @@ from streamseg.webrtc.tuning_encoding import H264Video, Rates, Vp8Video
 from streamseg.webrtc.tuning_receiving import BoundedRouter, TunedReceiver
 from streamseg.webrtc.tuning_sending import Repeats, TunedSender
 from tests.support.webrtc_peers import picture
+from tests.support.webrtc_transports import Clock, make_transport
 from tests.unit.webrtc.test_tuning import encoded
 
 pytestmark = pytest.mark.anyio
 
 RATES = Rates(start=1_000_000, minimum=50_000, maximum=4_000_000)
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-def make_transport() -> RTCDtlsTransport:
-    """A real one, which never connects."""
-    ice = RTCIceTransport(RTCIceGatherer(iceServers=[]))
-    return RTCDtlsTransport(ice, [RTCCertificate.generateCertificate()])
 
 
 # -- packets that are sent again -------------------------------------------------------------

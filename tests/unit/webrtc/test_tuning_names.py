@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import datetime
 import socket
 import ssl
 import threading
@@ -13,29 +12,19 @@ from typing import Any
 
 import pytest
 from aiortc import RTCIceGatherer
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from streamseg.webrtc.peer_options import IceServer
 from streamseg.webrtc.shared_encoding import SharedEncoding
 from streamseg.webrtc.tuning_encoding import Rates
 from streamseg.webrtc.tuning_gathering import Gathering, server_context
 from streamseg.webrtc.tuning_names import Names
+from tests.support.certificates import write_certificate
 from tests.support.webrtc_peers import picture
+from tests.support.webrtc_transports import Clock
 
 pytestmark = pytest.mark.anyio
 
 RATES = Rates(start=1_000_000, minimum=50_000, maximum=4_000_000)
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 class SlowNames:
@@ -142,22 +131,9 @@ async def test_a_name_server_that_does_not_answer_stops_no_encoder(
 async def test_a_server_that_is_called_by_its_address_is_checked_for_its_name(
     tmp_path: Path,
 ) -> None:
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "turn.test")])
-    now = datetime.datetime.now(datetime.UTC)
-    certificate = (
-        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(1))
-        .not_valid_after(now + datetime.timedelta(1))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName("turn.test")]), critical=False)
-        .sign(key, hashes.SHA256())
-        .public_bytes(Encoding.PEM)
-    )
-    (tmp_path / "both.pem").write_bytes(
-        certificate + key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-    )
+    cert, key = write_certificate(tmp_path, "turn.test")
     ours = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    ours.load_cert_chain(tmp_path / "both.pem")
+    ours.load_cert_chain(cert, key)
 
     def hang_up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.close()
@@ -166,12 +142,12 @@ async def test_a_server_that_is_called_by_its_address_is_checked_for_its_name(
     port = server.sockets[0].getsockname()[1]
     async with server, asyncio.timeout(10):
         context = server_context.__wrapped__("turn.test")
-        context.load_verify_locations(cadata=certificate.decode())
+        context.load_verify_locations(cadata=cert.read_text())
         _, writer = await asyncio.open_connection("127.0.0.1", port, ssl=context)
         writer.close()
         await writer.wait_closed()
         context = server_context.__wrapped__("other.test")
-        context.load_verify_locations(cadata=certificate.decode())
+        context.load_verify_locations(cadata=cert.read_text())
         with pytest.raises(ssl.SSLCertVerificationError):
             await asyncio.open_connection("127.0.0.1", port, ssl=context)
         with pytest.raises(ssl.SSLCertVerificationError):  # nobody has signed it

@@ -6,8 +6,6 @@ import asyncio
 from typing import Any
 
 import pytest
-from aiortc import RTCDtlsTransport, RTCIceGatherer, RTCIceTransport
-from aiortc.rtcdtlstransport import RTCCertificate
 from aiortc.rtcsctptransport import (
     Chunk,
     DataChunk,
@@ -17,14 +15,9 @@ from aiortc.rtcsctptransport import (
 )
 
 from streamseg.webrtc.tuning_sctp import BoundedSctp
+from tests.support.webrtc_transports import make_transport
 
 pytestmark = pytest.mark.anyio
-
-
-def make_transport() -> RTCDtlsTransport:
-    """A real one, which never connects."""
-    ice = RTCIceTransport(RTCIceGatherer(iceServers=[]))
-    return RTCDtlsTransport(ice, [RTCCertificate.generateCertificate()])
 
 
 class Sctp(BoundedSctp):
