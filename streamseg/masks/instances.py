@@ -60,7 +60,6 @@ class FoundInstance:
     Attributes:
         row: Its place among the model's rows.
         label: Its class.
-        class_index: The index of the class.
         score: In [0, 1].
         box: (x0, y0, x1, y1) in pixels of the model's input, as the model gave it: it may reach
             beyond the picture, but a part of it lies within.
@@ -70,7 +69,6 @@ class FoundInstance:
 
     row: int
     label: str
-    class_index: int
     score: float
     box: tuple[float, float, float, float]
     logits: NDArray[np.float32]
@@ -205,7 +203,6 @@ def select_instances(
         FoundInstance(
             row=int(row),
             label=labels[index],
-            class_index=int(index),
             score=min(1.0, float(scores[row])),
             box=tuple(boxes[row].tolist()),
             logits=logits[row],

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import threading
-import time
 from collections import Counter
 from fractions import Fraction
 from typing import TYPE_CHECKING
@@ -61,7 +60,6 @@ class PeerSource(Source):
         self._opened = False
         self._closed = False
         self._ended = False
-        self.decoded_s: float | None = None
         self.size: tuple[int, int] | None = None
 
     def bind(self) -> None:
@@ -70,7 +68,6 @@ class PeerSource(Source):
 
     def put(self, video: av.VideoFrame, arrived_s: float) -> None:
         """Take a picture, in the decoder's thread; one that was not received gives way."""
-        self.decoded_s = time.monotonic()
         self.size = (video.width, video.height)
         with self._lock:
             if self._closed or self._ended:  # the decoder was at it
